@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 from mlflow_domino.config import Settings
 
@@ -119,7 +119,7 @@ class FileSource:
     kind: str = "File"
 
 
-Source = Union[RegistrySource, FileSource]
+Source = RegistrySource | FileSource
 
 
 @dataclass(frozen=True)
