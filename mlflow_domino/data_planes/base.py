@@ -1,0 +1,129 @@
+"""The contract of a data plane: where replicas run, and how requests reach them."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow_domino.config import Secrets
+from mlflow_domino.models import Artifact, Endpoint, Status, Token, Version
+
+__all__ = ["DataPlane", "Log", "Observation", "World"]
+
+#: Takes a line for the person who waits, and for the build's log.
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a version really is at this moment.
+
+    Attributes
+    ----------
+    status : Status
+        `STARTING`, `RUNNING`, `STOPPED`, `FAILED`, `STALLED` or `UNREACHABLE`.
+    reason : str
+        Why, for a person; empty when there is nothing to say.
+    ready : int
+        Replicas that answer.
+    log_tail : str
+        Last lines of the log of the replica that explains the status, redacted.
+    """
+
+    status: Status
+    reason: str = ""
+    ready: int = 0
+    log_tail: str = ""
+
+
+@dataclass(frozen=True)
+class World:
+    """All records of one data plane at one moment: what routes and processes are a function of."""
+
+    endpoints: tuple[Endpoint, ...]
+    versions: tuple[Version, ...]
+
+
+class DataPlane(abc.ABC):
+    """Runs versions and routes requests to them.
+
+    To write: `up`, `down`, `url`, `build`, `start`, `stop`, `discard`, `observe`, `publish`, `drain`, `put_tokens`,
+    `logs`. Every method is safe to repeat, and works from what it finds: the caller may have been killed half-way
+    through the same call. What is created is labelled with the version's id, so that `stop` finds it without a note.
+    """
+
+    name: str
+
+    @abc.abstractmethod
+    def up(self, world: World) -> bool:
+        """Start what must run before anything else can (supervisor, gateway), and all versions whose target is to run.
+
+        Returns
+        -------
+        bool
+            Whether something had to be started.
+        """
+
+    @abc.abstractmethod
+    def down(self) -> None:
+        """Stop everything of this data plane, after its requests; records and files stay."""
+
+    @abc.abstractmethod
+    def url(self) -> str:
+        """Return scheme, host and port that callers use, such as ``http://127.0.0.1:8420``."""
+
+    @abc.abstractmethod
+    def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
+        """Make whatever replicas of the version start from. Its source has been fetched into its folder.
+
+        Raises
+        ------
+        EnvironmentFailed
+            With the resolver's own words.
+        """
+
+    @abc.abstractmethod
+    def start(self, endpoint: Endpoint, version: Version) -> None:
+        """Bring the version to exactly ``version.replicas`` replicas, and return without waiting for them.
+
+        Surplus replicas end at once: the caller has drained them.
+        """
+
+    @abc.abstractmethod
+    def stop(self, version: Version) -> None:
+        """End all replicas of the version and wait until nothing of them is left; the caller has drained them."""
+
+    @abc.abstractmethod
+    def discard(self, version: Version) -> None:
+        """Remove what `build` and the fetch left of the version. Shared parts (environments) stay."""
+
+    @abc.abstractmethod
+    def observe(self, versions: Sequence[Version]) -> list[Observation]:
+        """Tell what each of the versions is, within 3 s whatever has happened; never raises for a dead replica."""
+
+    @abc.abstractmethod
+    def publish(self, world: World) -> None:
+        """Route requests as the records say; return when every gateway has accepted it.
+
+        Clusters that the new routes do not use stay until the next call, so that requests on them can finish.
+        """
+
+    @abc.abstractmethod
+    def drain(self, version: Version, timeout_s: float, *, replicas: Sequence[int] | None = None) -> bool:
+        """Wait until no request is in flight on the version, or on some of its replicas; false when time ran out."""
+
+    @abc.abstractmethod
+    def put_tokens(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version]) -> None:
+        """Make exactly `tokens` (and the gateway's own) valid; return when every running replica has taken them.
+
+        Raises
+        ------
+        Unavailable
+            When a replica does not acknowledge in time; the tokens are written all the same.
+        """
+
+    @abc.abstractmethod
+    def logs(self, version: Version, *, build: bool = False, replica: int | None = None) -> list[Path]:
+        """Return the files with the version's logs, of the build or of its replicas, in order."""

@@ -1,0 +1,332 @@
+"""Records of endpoints, versions, tokens and unfinished operations.
+
+`Records` is the contract; `SqliteRecords` keeps them in the home, in one file of SQLite. A record is written whole
+and carries a revision: a write that was made from an older one is a `Conflict`, never a lost update. (On Kubernetes
+the same contract is ConfigMaps and Secrets with `resourceVersion` preconditions.)
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from mlflow_domino.config import settings_from_json, settings_to_json
+from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, Unsupported
+from mlflow_domino.models import (
+    Artifact,
+    Endpoint,
+    FileSource,
+    Operation,
+    RegistrySource,
+    Source,
+    Status,
+    Target,
+    Token,
+    Version,
+)
+
+__all__ = ["SCHEMA_VERSION", "Records", "SqliteRecords"]
+
+#: Version of the tables and of the documents in them. Add a step to `MIGRATIONS` with each increase.
+SCHEMA_VERSION = 1
+
+Migration = Callable[[sa.Connection], None]
+#: How to bring records of version N to N + 1.
+MIGRATIONS: Mapping[int, Migration] = {}
+
+_metadata = sa.MetaData()
+_meta = sa.Table(
+    "meta", _metadata, sa.Column("key", sa.String, primary_key=True), sa.Column("value", sa.String, nullable=False)
+)
+_endpoints = sa.Table(
+    "endpoints",
+    _metadata,
+    sa.Column("id", sa.String(24), primary_key=True),
+    sa.Column("name", sa.String, nullable=False, unique=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+)
+_versions = sa.Table(
+    "versions",
+    _metadata,
+    sa.Column("id", sa.String(24), primary_key=True),
+    sa.Column("endpoint_id", sa.ForeignKey("endpoints.id"), nullable=False, index=True),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("document", sa.Text, nullable=False),
+    sa.UniqueConstraint("endpoint_id", "number"),
+)
+_tokens = sa.Table(
+    "tokens",
+    _metadata,
+    sa.Column("id", sa.String(24), primary_key=True),
+    sa.Column("endpoint_id", sa.ForeignKey("endpoints.id"), nullable=False, index=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("endpoint_id", "name"),
+)
+_operations = sa.Table(
+    "operations",
+    _metadata,
+    sa.Column("endpoint_id", sa.String(24), primary_key=True),
+    sa.Column("document", sa.Text, nullable=False),
+)
+
+
+class Records(abc.ABC):
+    """What the controller needs of a place for records.
+
+    To write: `endpoints`, `save_endpoint`, `remove_endpoint`, `versions`, `save_version`, `remove_version`, `tokens`,
+    `save_token`, `remove_token`, `operations`, `save_operation`, `remove_operation`.
+    """
+
+    @abc.abstractmethod
+    def endpoints(self) -> list[Endpoint]:
+        """Return all endpoints, by name."""
+
+    @abc.abstractmethod
+    def save_endpoint(self, endpoint: Endpoint) -> Endpoint:
+        """Insert an endpoint of revision 0, or replace the one of the same revision; return it with the new revision.
+
+        Raises
+        ------
+        AlreadyExists
+            When a new endpoint's name is taken.
+        Conflict
+            When somebody wrote the endpoint since it was read, or removed it.
+        """
+
+    @abc.abstractmethod
+    def remove_endpoint(self, endpoint_id: str) -> None:
+        """Remove an endpoint with its versions, tokens and operation; one that is gone already is no error."""
+
+    @abc.abstractmethod
+    def versions(self, endpoint_id: str | None = None) -> list[Version]:
+        """Return the versions of one endpoint, or of all, by number."""
+
+    @abc.abstractmethod
+    def save_version(self, version: Version) -> Version:
+        """As `save_endpoint`; the number is unique within the endpoint."""
+
+    @abc.abstractmethod
+    def remove_version(self, version_id: str) -> None:
+        """Remove a version; one that is gone already is no error."""
+
+    @abc.abstractmethod
+    def tokens(self, endpoint_id: str) -> list[Token]:
+        """Return the tokens of an endpoint, oldest first."""
+
+    @abc.abstractmethod
+    def save_token(self, token: Token) -> None:
+        """Insert a token; its name is unique within the endpoint (`AlreadyExists`)."""
+
+    @abc.abstractmethod
+    def remove_token(self, token_id: str) -> None:
+        """Remove a token; one that is gone already is no error."""
+
+    @abc.abstractmethod
+    def operations(self) -> list[Operation]:
+        """Return what has been begun and is not done."""
+
+    @abc.abstractmethod
+    def save_operation(self, operation: Operation) -> None:
+        """Write down what is about to be done to an endpoint; an endpoint has one operation at most."""
+
+    @abc.abstractmethod
+    def remove_operation(self, endpoint_id: str) -> None:
+        """Note that the endpoint's operation is done."""
+
+
+class SqliteRecords(Records):
+    """Records in one file of SQLite, on a disk of this machine.
+
+    Parameters
+    ----------
+    path : Path
+        The file; made when it is first opened.
+    migrations : mapping of int to callable
+        Steps from older schema versions, for tests of the mechanism.
+
+    Raises
+    ------
+    Unsupported
+        When a newer release wrote the file.
+    DominoError
+        When the file is no database or is damaged.
+    """
+
+    def __init__(
+        self, path: Path, *, schema_version: int = SCHEMA_VERSION, migrations: Mapping[int, Migration] = MIGRATIONS
+    ) -> None:
+        self._path = path
+        self._engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
+        sa.event.listen(self._engine, "connect", _configure)
+        with self._begin() as connection:
+            self._migrate(connection, schema_version, migrations)
+        path.chmod(0o600)
+
+    def _migrate(self, connection: sa.Connection, wanted: int, migrations: Mapping[int, Migration]) -> None:
+        _metadata.create_all(connection)
+        found = connection.scalar(sa.select(_meta.c.value).where(_meta.c.key == "schema_version"))
+        if found is None:
+            connection.execute(_meta.insert().values(key="schema_version", value=str(wanted)))
+            return
+        if int(found) > wanted:
+            raise Unsupported(
+                f"{self._path} was written by a newer release of mlflow-domino (records {found}, this release knows "
+                f"{wanted}); its endpoints go on serving. Upgrade mlflow-domino, or set MLFLOW_DOMINO_HOME to another folder."
+            )
+        for step in range(int(found), wanted):
+            migrations[step](connection)
+        connection.execute(_meta.update().where(_meta.c.key == "schema_version").values(value=str(wanted)))
+
+    @contextlib.contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.IntegrityError:
+            raise
+        except sa.exc.DBAPIError as error:
+            raise DominoError(
+                f"The records in {self._path} cannot be used: {error.orig}. What runs goes on running. "
+                "Free the disk or restore the file from a copy; a file that is beyond repair can be moved away."
+            ) from error
+
+    def endpoints(self) -> list[Endpoint]:
+        with self._begin() as connection:
+            rows = connection.execute(sa.select(_endpoints).order_by(_endpoints.c.name))
+            return [_endpoint(row.document, row.revision) for row in rows]
+
+    def save_endpoint(self, endpoint: Endpoint) -> Endpoint:
+        saved = dataclasses.replace(endpoint, revision=endpoint.revision + 1)
+        row = {"id": saved.id, "name": saved.name, "revision": saved.revision, "document": _document(saved)}
+        self._write(_endpoints, row, endpoint.revision, f"endpoint {endpoint.name!r}")
+        return saved
+
+    def remove_endpoint(self, endpoint_id: str) -> None:
+        with self._begin() as connection:
+            for table in (_operations, _tokens, _versions):
+                connection.execute(table.delete().where(table.c.endpoint_id == endpoint_id))
+            connection.execute(_endpoints.delete().where(_endpoints.c.id == endpoint_id))
+
+    def versions(self, endpoint_id: str | None = None) -> list[Version]:
+        query = sa.select(_versions).order_by(_versions.c.endpoint_id, _versions.c.number)
+        if endpoint_id is not None:
+            query = query.where(_versions.c.endpoint_id == endpoint_id)
+        with self._begin() as connection:
+            return [_version(row.document, row.revision) for row in connection.execute(query)]
+
+    def save_version(self, version: Version) -> Version:
+        saved = dataclasses.replace(version, revision=version.revision + 1)
+        row = {
+            "id": saved.id,
+            "endpoint_id": saved.endpoint_id,
+            "number": saved.number,
+            "revision": saved.revision,
+            "document": _document(saved),
+        }
+        self._write(_versions, row, version.revision, f"version {version.number}")
+        return saved
+
+    def remove_version(self, version_id: str) -> None:
+        with self._begin() as connection:
+            connection.execute(_versions.delete().where(_versions.c.id == version_id))
+
+    def tokens(self, endpoint_id: str) -> list[Token]:
+        query = sa.select(_tokens).where(_tokens.c.endpoint_id == endpoint_id).order_by(_tokens.c.created_ms)
+        with self._begin() as connection:
+            return [Token(**row._mapping) for row in connection.execute(query)]
+
+    def save_token(self, token: Token) -> None:
+        try:
+            with self._begin() as connection:
+                connection.execute(_tokens.insert().values(**dataclasses.asdict(token)))
+        except sa.exc.IntegrityError as error:
+            raise AlreadyExists(f"A token named {token.name!r} exists; choose another name or revoke it first.") from error
+
+    def remove_token(self, token_id: str) -> None:
+        with self._begin() as connection:
+            connection.execute(_tokens.delete().where(_tokens.c.id == token_id))
+
+    def operations(self) -> list[Operation]:
+        with self._begin() as connection:
+            return [Operation(**json.loads(row.document)) for row in connection.execute(sa.select(_operations))]
+
+    def save_operation(self, operation: Operation) -> None:
+        with self._begin() as connection:
+            connection.execute(_operations.delete().where(_operations.c.endpoint_id == operation.endpoint_id))
+            connection.execute(
+                _operations.insert().values(endpoint_id=operation.endpoint_id, document=json.dumps(vars(operation)))
+            )
+
+    def remove_operation(self, endpoint_id: str) -> None:
+        with self._begin() as connection:
+            connection.execute(_operations.delete().where(_operations.c.endpoint_id == endpoint_id))
+
+    def _write(self, table: sa.Table, row: Mapping[str, Any], before: int, thing: str) -> None:
+        try:
+            with self._begin() as connection:
+                if before == 0:
+                    connection.execute(table.insert().values(**row))
+                    return
+                same = (table.c.id == row["id"]) & (table.c.revision == before)
+                if connection.execute(table.update().where(same).values(**row)).rowcount != 1:
+                    raise Conflict(f"Somebody else changed {thing} meanwhile; look at it and try again.")
+        except sa.exc.IntegrityError as error:
+            raise AlreadyExists(f"{thing[0].upper()}{thing[1:]} exists already.") from error
+
+
+def _configure(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    # FULL, because a record that was acknowledged must survive the machine; WAL, so that readers never wait.
+    for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _document(record: Endpoint | Version) -> str:
+    fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "revision"}
+    fields["settings"] = settings_to_json(record.settings)
+    for name in ("source", "artifact"):
+        if fields.get(name) is not None:
+            fields[name] = dataclasses.asdict(fields[name])
+    return json.dumps(fields, sort_keys=True)
+
+
+def _known(cls: type, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep what `cls` has fields for: another release of the same schema version may have written more."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k in names}
+
+
+def _endpoint(text: str, revision: int) -> Endpoint:
+    document = json.loads(text)
+    document["settings"] = settings_from_json(document["settings"])
+    document["target"] = Target(document["target"])
+    return Endpoint(**_known(Endpoint, document), revision=revision)
+
+
+def _version(text: str, revision: int) -> Version:
+    document = json.loads(text)
+    document["settings"] = settings_from_json(document["settings"])
+    document["source"] = _source(document["source"])
+    document["status"] = Status(document["status"])
+    document["target"] = Target(document["target"])
+    if document.get("artifact") is not None:
+        document["artifact"] = Artifact(**_known(Artifact, document["artifact"]))
+    return Version(**_known(Version, document), revision=revision)
+
+
+def _source(document: Mapping[str, Any]) -> Source:
+    if document["kind"] == "Registry":
+        return RegistrySource(**_known(RegistrySource, document))
+    return FileSource(**_known(FileSource, document))
