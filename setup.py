@@ -37,6 +37,26 @@ setup(
         "psutil>=5.9",  # which processes are ours
         "tomli>=2.0; python_version<'3.11'",  # config.toml, before the standard library could
     ],
+    extras_require={
+        "quickstart": [
+            "scikit-learn>=1.3",  # the model of the example
+            "pandas>=2.0",  # its data
+        ],
+        "test": [
+            "pytest>=8.0",  # runs the tests
+            "hypothesis>=6.100",  # generated signatures and inputs
+            "mypy>=1.10",  # strict types
+            "ruff>=0.6",  # lint and format
+            "types-PyYAML",  # annotations for mypy
+            "types-requests",  # annotations for mypy
+            "types-psutil",  # annotations for mypy
+            "scikit-learn>=1.3",  # models
+            "pandas>=2.0",  # frames
+            "xgboost-cpu>=2.1",  # models
+            "lightgbm>=4.3",  # models
+            "statsmodels>=0.14",  # models
+        ],
+    },
     entry_points={
         "mlflow.deployments": ["domino = mlflow_domino.plugin"],
         "console_scripts": ["mlflow-domino = mlflow_domino.cli:main"],

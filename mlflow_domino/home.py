@@ -62,6 +62,10 @@ class Home:
         """Folder of a version: source/ or model/, requirements.lock, harness.json, secrets.json, build.log, logs/."""
         return self.root / "versions" / version_id
 
+    def endpoint(self, endpoint_id: str) -> Path:
+        """Folder of an endpoint: secrets.json, gateway-token and tokens/."""
+        return self.root / "endpoints" / endpoint_id
+
     def tokens(self, endpoint_id: str) -> Path:
         """Folder with the file ``tokens.json`` that replicas read: digests only."""
         return self.root / "endpoints" / endpoint_id / "tokens"

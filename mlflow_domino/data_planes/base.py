@@ -28,6 +28,8 @@ class Observation:
         Why, for a person; empty when there is nothing to say.
     ready : int
         Replicas that answer.
+    failed : int
+        Replicas that could not load or warm up; `reason` says why.
     log_tail : str
         Last lines of the log of the replica that explains the status, redacted.
     """
@@ -35,6 +37,7 @@ class Observation:
     status: Status
     reason: str = ""
     ready: int = 0
+    failed: int = 0
     log_tail: str = ""
 
 
@@ -49,7 +52,7 @@ class World:
 class DataPlane(abc.ABC):
     """Runs versions and routes requests to them.
 
-    To write: `up`, `down`, `url`, `build`, `start`, `stop`, `discard`, `observe`, `publish`, `drain`, `put_tokens`,
+    To write: `up`, `down`, `url`, `build`, `start`, `stop`, `discard`, `forget`, `observe`, `publish`, `drain`, `put_tokens`,
     `logs`. Every method is safe to repeat, and works from what it finds: the caller may have been killed half-way
     through the same call. What is created is labelled with the version's id, so that `stop` finds it without a note.
     """
@@ -98,6 +101,10 @@ class DataPlane(abc.ABC):
     @abc.abstractmethod
     def discard(self, version: Version) -> None:
         """Remove what `build` and the fetch left of the version. Shared parts (environments) stay."""
+
+    @abc.abstractmethod
+    def forget(self, endpoint: Endpoint) -> None:
+        """Remove what is kept for an endpoint beside its versions: tokens, logs."""
 
     @abc.abstractmethod
     def observe(self, versions: Sequence[Version]) -> list[Observation]:

@@ -1,0 +1,485 @@
+"""The verbs: what a person asks for, in terms of records, sources and a data plane."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_domino import secret, source
+from mlflow_domino.config import Secrets, Settings, parse
+from mlflow_domino.data_planes.base import DataPlane, Log, Observation
+from mlflow_domino.data_planes.declaration import declared
+from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, InvalidInput, NotFound, Refused
+from mlflow_domino.home import Home
+from mlflow_domino.models import Endpoint, Operation, Status, Target, Token, Version, new_id
+from mlflow_domino.rollout import Rollout, routed
+from mlflow_domino.store import Records, SqliteRecords
+
+__all__ = ["Controller", "EndpointView", "VersionView"]
+
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?"
+_DEFAULT_TOKEN = "default"  # noqa: S105 - the name of a token, not one
+
+
+@dataclass(frozen=True)
+class VersionView:
+    """A version and what is really there of it."""
+
+    version: Version
+    seen: Observation
+    routes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EndpointView:
+    """An endpoint as its owner wants to see it.
+
+    Attributes
+    ----------
+    status, reason : Status, str
+        Of the version behind `latest`, or of the newest one where none was published yet.
+    pending : str
+        The verb that is at work on it now, or empty.
+    """
+
+    endpoint: Endpoint
+    url: str
+    status: Status
+    reason: str
+    pending: str
+    current: VersionView | None
+    versions: tuple[VersionView, ...]
+
+
+def _quiet(_line: str) -> None:
+    pass
+
+
+class Controller:
+    """Verbs on the endpoints of one data plane.
+
+    Parameters
+    ----------
+    home : Home
+    plane : DataPlane
+    records : Records
+    say : callable
+        Takes a line of progress for whoever waits.
+    """
+
+    def __init__(self, home: Home, plane: DataPlane, records: Records, say: Log = _quiet, *, recover: bool = True) -> None:
+        self.home = home
+        self.plane = plane
+        self.records = records
+        self._say = say
+        self._rollout = Rollout(home, records, plane, say)
+        if recover:
+            self._recover()
+
+    @classmethod
+    def open(cls, target_uri: str = "domino", *, home: Home | None = None, say: Log = _quiet, recover: bool = True) -> Controller:
+        """Return the controller of the data plane that a target URI names; finishes or undoes what was interrupted."""
+        from mlflow_domino.data_planes.local import LocalDataPlane  # the only kind that this release runs
+
+        home = home or Home.find()
+        home.ensure()
+        declaration = declared(target_uri, home)
+        return cls(home, LocalDataPlane(home, declaration), SqliteRecords(home.database), say, recover=recover)
+
+    # ---- endpoints and versions ----------------------------------------------------------------------------------
+
+    def create_endpoint(self, name: str, config: Mapping[str, Any] | None = None) -> Endpoint:
+        """Make an endpoint without a version.
+
+        Raises
+        ------
+        AlreadyExists
+            When the name is taken.
+        """
+        _check_name(name)
+        settings, secrets = parse(config)
+        endpoint = Endpoint(new_id(), name, self.plane.name, _now_ms(), settings=settings)
+        endpoint = self.records.save_endpoint(endpoint)
+        secret.save(self.home.endpoint(endpoint.id) / "secrets.json", secrets)
+        return endpoint
+
+    def create(self, name: str, model_uri: str, config: Mapping[str, Any] | None = None) -> tuple[EndpointView, str]:
+        """Make an endpoint with its first version, and wait until it answers.
+
+        An endpoint of that name that never had a version which ran is taken over.
+
+        Returns
+        -------
+        EndpointView, str
+            And a token, which is shown this once.
+        """
+        _check_name(name)
+        parse(config)  # before anything is made
+        self.plane.up(self._rollout.world())
+        existing = next((e for e in self.records.endpoints() if e.name == name), None)
+        if existing is not None and existing.latest is not None:
+            raise AlreadyExists(f"Endpoint {name!r} exists; `update` publishes a new version of it.")
+        endpoint = existing or self.create_endpoint(name, config)
+        try:
+            with self._changing(endpoint.id, "create") as endpoint:
+                if endpoint.latest is not None:
+                    raise AlreadyExists(f"Endpoint {name!r} exists; `update` publishes a new version of it.")
+                endpoint, token = self._first_token(endpoint)
+                self._publish_version(endpoint, model_uri, config)
+        except Refused:
+            if existing is None:  # a refusal leaves nothing behind; a failure leaves its logs
+                self.delete(name)
+            raise
+        return self.endpoint(name), token
+
+    def update(self, name: str, model_uri: str | None = None, config: Mapping[str, Any] | None = None) -> EndpointView:
+        """Publish a new version, of the same source where `model_uri` is None; or only scale."""
+        endpoint = self._find(name)
+        if model_uri is None and set(config or {}) == {"replicas"}:
+            return self.scale(name, parse(config)[0].replicas)
+        if model_uri is None and endpoint.latest is None:
+            raise InvalidInput(f"Endpoint {name!r} has no version yet: name a model with -m.")
+        self.plane.up(self._rollout.world())
+        with self._changing(endpoint.id, "update") as endpoint:
+            self._publish_version(endpoint, model_uri, config)
+        self._discard_old(endpoint.id)
+        return self.endpoint(name)
+
+    def delete(self, name: str) -> None:
+        """Remove an endpoint and all that is its; one that is not there is no error."""
+        endpoint = next((e for e in self.records.endpoints() if e.name == name), None)
+        if endpoint is None:
+            return
+        with self._changing(endpoint.id, "delete") as endpoint:
+            self._rollout.remove(endpoint)
+
+    def start(self, name: str) -> EndpointView:
+        """Run a stopped endpoint's versions again, and route to them when they answer."""
+        endpoint = self._find(name)
+        self.plane.up(self._rollout.world())
+        with self._changing(endpoint.id, "start") as endpoint:
+            if endpoint.latest is None:
+                raise InvalidInput(f"Endpoint {name!r} has no version yet; `update` publishes one.")
+            for version_id in routed(endpoint):
+                self._rollout.start(endpoint, self._version(endpoint, version_id=version_id))
+            self._route(endpoint, target=Target.RUNNING)
+        return self.endpoint(name)
+
+    def stop(self, name: str) -> EndpointView:
+        """Answer 503 from now on, finish the requests in flight, end the replicas."""
+        endpoint = self._find(name)
+        with self._changing(endpoint.id, "stop") as endpoint:
+            self._route(endpoint, target=Target.STOPPED)
+        return self.endpoint(name)
+
+    def promote(self, name: str, number: int | None = None) -> EndpointView:
+        """Point `labels/prod` at a version, the latest one by default."""
+        endpoint = self._find(name)
+        if endpoint.settings.routing_mode != "advanced":
+            raise InvalidInput(f"Endpoint {name!r} has basic routing; `update -C routing_mode=advanced` adds labels/prod.")
+        self.plane.up(self._rollout.world())
+        with self._changing(endpoint.id, "promote") as endpoint:
+            version = self._version(endpoint, number=number)
+            self._ensure_running(endpoint, version)
+            self._route(endpoint, promoted=version.id)
+        return self.endpoint(name)
+
+    def rollback(self, name: str, number: int | None = None) -> EndpointView:
+        """Point `latest` at an older version, the one before by default."""
+        endpoint = self._find(name)
+        self.plane.up(self._rollout.world())
+        with self._changing(endpoint.id, "rollback") as endpoint:
+            if number is None and endpoint.previous is None:
+                raise InvalidInput(f"Endpoint {name!r} has no earlier version to go back to.")
+            version = self._version(endpoint, number=number, version_id=endpoint.previous if number is None else None)
+            self._ensure_running(endpoint, version)
+            previous = endpoint.latest if endpoint.latest != version.id else endpoint.previous
+            self._route(endpoint, latest=version.id, previous=previous, settings=version.settings)
+        return self.endpoint(name)
+
+    def scale(self, name: str, replicas: int) -> EndpointView:
+        """Run so many replicas of each routed version."""
+        parse({"replicas": replicas})
+        endpoint = self._find(name)
+        self.plane.up(self._rollout.world())
+        with self._changing(endpoint.id, "scale") as endpoint:
+            endpoint = self.records.save_endpoint(
+                dataclasses.replace(endpoint, settings=dataclasses.replace(endpoint.settings, replicas=replicas))
+            )
+            for version_id in routed(endpoint):
+                self._scale_version(endpoint, self._version(endpoint, version_id=version_id), replicas)
+        return self.endpoint(name)
+
+    # ---- looking -------------------------------------------------------------------------------------------------
+
+    def endpoint(self, name: str) -> EndpointView:
+        return self._view(self._find(name))
+
+    def endpoints(self) -> list[EndpointView]:
+        return [self._view(e) for e in self.records.endpoints() if e.data_plane == self.plane.name]
+
+    def find_version(self, name: str, number: int | None = None) -> Version:
+        """Return a version by number; the one behind `latest`, or else the newest, where none is given."""
+        endpoint = self._find(name)
+        if number is None and endpoint.latest is None:
+            versions = self.records.versions(endpoint.id)
+            if not versions:
+                raise NotFound(f"Endpoint {name!r} has no version yet.")
+            return versions[-1]
+        return self._version(endpoint, number=number)
+
+    # ---- tokens --------------------------------------------------------------------------------------------------
+
+    def tokens(self, name: str) -> list[Token]:
+        return self.records.tokens(self._find(name).id)
+
+    def create_token(self, name: str, token_name: str) -> tuple[Token, str]:
+        """Make a token valid beside the others; return when every replica accepts it.
+
+        Returns
+        -------
+        Token, str
+            The record and the token itself, which is shown this once.
+        """
+        endpoint = self._find(name)
+        if not re.fullmatch(_NAME, token_name):
+            raise InvalidInput(f"token name {token_name[:60]!r}: letters, digits, '.', '_' and '-' are wanted.")
+        with self.home.lock(f"tokens-{endpoint.id}"):
+            text = secret.new_token()
+            token = Token(new_id(), endpoint.id, token_name, secret.digest(text), _now_ms())
+            self.records.save_token(token)
+            self._put_tokens(endpoint)
+        return token, text
+
+    def revoke_token(self, name: str, token: str) -> None:
+        """End a token, by name or id; return when every replica refuses it. Repeating it is no error."""
+        endpoint = self._find(name)
+        with self.home.lock(f"tokens-{endpoint.id}"):
+            for known in self.records.tokens(endpoint.id):
+                if token in (known.name, known.id):
+                    self.records.remove_token(known.id)
+                    caller = secret.read_caller(self.home, endpoint.id)
+                    if caller and secret.digest(caller) == known.sha256:
+                        self.home.caller_token(endpoint.id).unlink(missing_ok=True)
+            self._put_tokens(endpoint)
+
+    # ---- the data plane ------------------------------------------------------------------------------------------
+
+    def up(self) -> bool:
+        """Start the data plane, with every endpoint as it was; false when it is up already."""
+        return self.plane.up(self._rollout.world())
+
+    def down(self) -> None:
+        self.plane.down()
+
+    # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _find(self, name: str) -> Endpoint:
+        for endpoint in self.records.endpoints():
+            if name in (endpoint.name, endpoint.id):
+                if endpoint.data_plane != self.plane.name:
+                    raise NotFound(f"Endpoint {name!r} is on the data plane {endpoint.data_plane!r}: -t domino:/{endpoint.data_plane}")
+                return endpoint
+        raise NotFound(f"There is no endpoint {name[:120]!r}; `mlflow-domino endpoint list` shows those that are.")
+
+    def _version(self, endpoint: Endpoint, *, number: int | None = None, version_id: str | None = None) -> Version:
+        versions = self.records.versions(endpoint.id)
+        wanted = version_id or (endpoint.latest if number is None else None)
+        for version in versions:
+            if version.id == wanted or version.number == number:
+                return version
+        numbers = ", ".join(str(v.number) for v in versions) or "none"
+        raise NotFound(f"Endpoint {endpoint.name!r} has no version {number if number is not None else wanted}; there are: {numbers}.")
+
+    def _view(self, endpoint: Endpoint) -> EndpointView:
+        versions = self.records.versions(endpoint.id)
+        seen = self.plane.observe(versions)
+        views = tuple(
+            VersionView(v, self._truth(v, s), _routes(endpoint, v)) for v, s in zip(versions, seen, strict=True)
+        )
+        current = next((v for v in views if v.version.id == endpoint.latest), views[-1] if views else None)
+        pending = next((o.verb for o in self.records.operations() if o.endpoint_id == endpoint.id), "")
+        if current is None:
+            status, reason = Status.STOPPED, "no version yet"
+        else:
+            status, reason = current.seen.status, current.seen.reason
+        url = f"{self.plane.url()}/models/{endpoint.id}/latest/model"
+        return EndpointView(endpoint, url, status, reason, pending, current, views)
+
+    @staticmethod
+    def _truth(version: Version, seen: Observation) -> Observation:
+        """What was recorded, for a version that does not run; what is seen, for one that should."""
+        if version.target is Target.RUNNING:
+            return seen
+        return Observation(version.status, version.reason)
+
+    def _publish_version(self, endpoint: Endpoint, model_uri: str | None, config: Mapping[str, Any] | None) -> None:
+        before = secret.load(self.home.endpoint(endpoint.id) / "secrets.json")
+        settings, secrets = parse(config, base=endpoint.settings, base_secrets=before)
+        version = self._fetch(endpoint, model_uri, settings, secrets)
+        version = self._build(endpoint, version, secrets)
+        self._rollout.start(endpoint, version)
+        secret.save(self.home.endpoint(endpoint.id) / "secrets.json", secrets)
+        changes: dict[str, Any] = {"latest": version.id, "previous": endpoint.latest, "settings": settings}
+        if endpoint.promoted is None and settings.routing_mode == "advanced":
+            changes["promoted"] = endpoint.latest or version.id
+        self._route(endpoint, target=Target.RUNNING, **changes)
+
+    def _fetch(self, endpoint: Endpoint, model_uri: str | None, settings: Settings, secrets: Secrets) -> Version:
+        """Copy the source into the new version's folder, and write the version down."""
+        version_id = new_id()
+        folder = self.home.version(version_id)
+        folder.mkdir(mode=0o700, parents=True)
+        try:
+            if model_uri is None:
+                old = self._version(endpoint, version_id=endpoint.latest)
+                fetched = source.again(self.home.version(old.id), old.source, settings, folder)
+            else:
+                self._say(f"fetching {source.shown(model_uri)} …")
+                fetched = source.fetch(model_uri, settings, folder, self._say)
+            secret.save(folder / "secrets.json", secrets)
+            fresh = self.records.save_endpoint(
+                dataclasses.replace(self._find(endpoint.id), next_number=endpoint.next_number + 1)
+            )
+            version = Version(version_id, endpoint.id, fresh.next_number - 1, _now_ms(), fetched, settings, replicas=settings.replicas)
+            return self.records.save_version(version)
+        except BaseException:
+            source.remove(folder)
+            raise
+
+    def _build(self, endpoint: Endpoint, version: Version, secrets: Secrets) -> Version:
+        version = self._rollout.change(version, status=Status.BUILDING)
+        self._say(f"building version {version.number} of {endpoint.name!r} …")
+        try:
+            artifact = self.plane.build(version, secrets, self._say)
+        except DominoError as error:
+            self._rollout.change(version, status=Status.FAILED, reason=error.message)
+            raise
+        return self._rollout.change(version, status=Status.READY_TO_RUN, artifact=artifact)
+
+    def _ensure_running(self, endpoint: Endpoint, version: Version) -> None:
+        if version.artifact is None:
+            raise InvalidInput(f"Version {version.number} of {endpoint.name!r} was never built: {version.reason or version.status.value}.")
+        if version.target is not Target.RUNNING or self.plane.observe([version])[0].status is not Status.RUNNING:
+            self._rollout.start(endpoint, version)
+
+    def _route(self, endpoint: Endpoint, **changes: Any) -> None:
+        fresh = dataclasses.replace(self._find(endpoint.id), **changes)
+        self._rollout.settle(self.records.save_endpoint(fresh))
+
+    def _scale_version(self, endpoint: Endpoint, version: Version, replicas: int) -> None:
+        before = version.replicas
+        if endpoint.target is not Target.RUNNING or replicas == before:
+            self._rollout.change(version, replicas=replicas)
+        elif replicas > before:
+            self._grow(endpoint, version, replicas)
+        else:
+            version = self._rollout.change(version, replicas=replicas)
+            self._rollout.publish()
+            self.plane.drain(version, version.settings.drain_s, replicas=range(replicas, before))
+            self.plane.start(endpoint, version)
+
+    def _grow(self, endpoint: Endpoint, version: Version, replicas: int) -> None:
+        """Add replicas; routes show them when all answer. Failing, it leaves what was there."""
+        before = version.replicas
+        larger = self._rollout.change(version, replicas=replicas)
+        try:
+            self._rollout.grow(endpoint, larger)
+        except BaseException:
+            self.plane.start(endpoint, self._rollout.change(version, replicas=before))
+            raise
+        self._rollout.publish()
+
+    def _first_token(self, endpoint: Endpoint) -> tuple[Endpoint, str]:
+        text = secret.new_token()
+        for token in self.records.tokens(endpoint.id):
+            if token.name == _DEFAULT_TOKEN:  # of a create that failed: nobody was told it
+                self.records.remove_token(token.id)
+        self.records.save_token(Token(new_id(), endpoint.id, _DEFAULT_TOKEN, secret.digest(text), _now_ms()))
+        secret.write_caller(self.home, endpoint.id, text)
+        self._put_tokens(endpoint)
+        return endpoint, text
+
+    def _put_tokens(self, endpoint: Endpoint) -> None:
+        self.plane.put_tokens(endpoint, self.records.tokens(endpoint.id), self.records.versions(endpoint.id))
+
+    def _discard_old(self, endpoint_id: str) -> None:
+        for version in self.surplus_versions(endpoint_id):
+            self.plane.discard(version)
+            self.records.remove_version(version.id)
+
+    def surplus_versions(self, endpoint_id: str) -> list[Version]:
+        """Return what `keep_versions` does not keep, oldest first; never a routed, promoted or running version."""
+        endpoint = self._find(endpoint_id)
+        versions = self.records.versions(endpoint_id)
+        kept = {endpoint.latest, endpoint.promoted, endpoint.previous}
+        free = [v for v in versions if v.id not in kept and v.target is not Target.RUNNING]
+        return free[: max(0, len(versions) - endpoint.settings.keep_versions)]
+
+    @contextlib.contextmanager
+    def _changing(self, endpoint_id: str, verb: str) -> Iterator[Endpoint]:
+        """Hold the endpoint alone, write down what is about to happen, and undo it when it does not happen."""
+        running = next((o for o in self.records.operations() if o.endpoint_id == endpoint_id), None)
+        busy = f"`{running.verb}` is at work on it (process {running.pid})" if running else "somebody is changing it"
+        with self.home.lock(endpoint_id, wait=False, conflict=f"This endpoint is not free: {busy}. Try again when that is done."):
+            endpoint = self._find(endpoint_id)
+            self.records.save_operation(Operation(endpoint_id, verb, "begun", os.getpid(), _now_ms()))
+            try:
+                yield endpoint
+            except BaseException:
+                with contextlib.suppress(NotFound):
+                    self._rollout.settle(self._find(endpoint_id))
+                raise
+            finally:
+                self.records.remove_operation(endpoint_id)
+
+    def _recover(self) -> None:
+        """Finish or undo what a killed process left half-way, and say so."""
+        for operation in self.records.operations():
+            with contextlib.suppress(Conflict), self.home.lock(operation.endpoint_id, wait=False):
+                if operation.endpoint_id not in {o.endpoint_id for o in self.records.operations()}:
+                    continue
+                self._settle_interrupted(operation)
+                self.records.remove_operation(operation.endpoint_id)
+
+    def _settle_interrupted(self, operation: Operation) -> None:
+        endpoint = next((e for e in self.records.endpoints() if e.id == operation.endpoint_id), None)
+        if endpoint is None or endpoint.data_plane != self.plane.name:
+            return
+        what = f"`{operation.verb}` of {endpoint.name!r} was interrupted (process {operation.pid})"
+        self.plane.up(self._rollout.world())
+        if operation.verb == "delete":
+            self._rollout.remove(endpoint)
+            self._say(f"{what}: finished it.")
+            return
+        self._rollout.settle(endpoint)
+        current = next((v.number for v in self.records.versions(endpoint.id) if v.id == endpoint.latest), None)
+        state = f"latest is version {current}" if current else "it has no version"
+        self._say(f"{what}: put in order, {state}.")
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(_NAME, name):
+        raise InvalidInput(
+            f"{name[:60]!r}{'…' if len(name) > 60 else ''} is no name for an endpoint: 1 to 100 letters of a-z and A-Z, "
+            "digits, '.', '_' and '-' are wanted, the first and the last a letter or digit."
+        )
+
+
+def _routes(endpoint: Endpoint, version: Version) -> tuple[str, ...]:
+    labels = ["latest"] if version.id == endpoint.latest else []
+    if endpoint.settings.routing_mode == "advanced" and version.id == endpoint.promoted:
+        labels.append("labels/prod")
+    return tuple(labels)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+

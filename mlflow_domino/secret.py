@@ -1,0 +1,60 @@
+"""Secrets on this machine: tokens, and files of mode 0600 with variables and index URLs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import secrets as random
+import string
+from pathlib import Path
+
+from mlflow_domino.config import Secrets
+from mlflow_domino.home import Home, read_json, write_json, write_text
+
+__all__ = ["digest", "load", "new_token", "read_caller", "save", "write_caller"]
+
+_ALPHABET = string.ascii_letters + string.digits
+
+
+def new_token() -> str:
+    """Return a new token: 64 letters and digits, the shape of Domino's, 381 random bits."""
+    return "".join(random.choice(_ALPHABET) for _ in range(64))
+
+
+def digest(token: str) -> str:
+    """Return the SHA-256 of a token, the only thing of it that is kept. Random bits need no slow hash."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def save(path: Path, secrets: Secrets) -> None:
+    write_json(
+        path,
+        {
+            "variables": dict(secrets.variables),
+            "index_url": secrets.index_url,
+            "extra_index_url": list(secrets.extra_index_url),
+        },
+    )
+
+
+def load(path: Path) -> Secrets:
+    """Read what `save` wrote; no file means no secrets."""
+    document = read_json(path) or {}
+    return Secrets(
+        variables=document.get("variables", {}),
+        index_url=document.get("index_url", ""),
+        extra_index_url=tuple(document.get("extra_index_url", ())),
+    )
+
+
+def write_caller(home: Home, endpoint_id: str, token: str) -> None:
+    """Keep the token of whoever created the endpoint, so that `predict` finds it by itself."""
+    write_text(home.caller_token(endpoint_id), json.dumps(token))
+
+
+def read_caller(home: Home, endpoint_id: str) -> str | None:
+    with contextlib.suppress(FileNotFoundError):
+        token: str = json.loads(home.caller_token(endpoint_id).read_text())
+        return token
+    return None
