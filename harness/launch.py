@@ -1,0 +1,175 @@
+"""Starts a replica: ``python -I .../_mlflow_domino_harness/launch.py``, in the model's environment.
+
+Builds uWSGI's arguments out of names and numbers that are ours alone, since uWSGI expands ``%x``, ``$(X)`` and
+``@(exec://...)`` in any of them; even the socket goes by descriptor. Then this process becomes uWSGI's master.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import sys
+from typing import Dict, List, MutableMapping, Optional
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+if __package__ in (None, ""):
+    sys.path.insert(0, os.path.dirname(_PACKAGE))
+    __package__ = os.path.basename(_PACKAGE)
+    __import__(__package__)
+
+from .config import Config, read_config  # noqa: E402 - importable from here on
+from .log import Redaction  # noqa: E402
+from .slots import Slots  # noqa: E402
+from .status import Status  # noqa: E402
+
+__all__ = ["main", "uwsgi_arguments"]
+
+#: Native libraries that start as many threads as there are cores, in every worker.
+_THREAD_COUNTS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+)
+
+
+def main() -> None:
+    """Become the replica that the environment describes."""
+    config = read_config(os.environ)
+    status = Status(config.replica_dir, os.getpid(), Redaction(config.secrets))
+    status.begin()
+    try:
+        _prepare(config)
+        os.environ.update(thread_counts(config.workers, os.environ))
+        os.environ["DOMINO_PYTHON"] = sys.executable
+        os.environ["DOMINO_WATCHDOG"] = os.path.join(_PACKAGE, "watchdog.py")
+        listening = _listen(config)
+        _become_uwsgi(uwsgi_arguments(config, listening.fileno()))
+    except BaseException as error:
+        status.fail("the replica cannot start: {}: {}".format(type(error).__name__, error))
+        raise
+
+
+def _prepare(config: Config) -> None:
+    """Empty what an earlier start left behind, and make the files that the processes share."""
+    folder = config.replica_dir
+    for name in os.listdir(folder):
+        if name.startswith("tokens."):
+            os.unlink(os.path.join(folder, name))
+    metrics = os.path.join(folder, "metrics")
+    shutil.rmtree(metrics, ignore_errors=True)
+    os.makedirs(metrics)
+    # prometheus-client before 0.10 reads the one, later ones the other.
+    os.environ["prometheus_multiproc_dir"] = os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # noqa: SIM112
+    Slots.create(os.path.join(folder, "slots"), workers=config.workers, threads=config.threads)
+    os.chdir(config.working_dir)
+
+
+def _listen(config: Config) -> socket.socket:
+    """Bind where the replica is reached; a Unix socket under the name that says that it is not ready yet."""
+    if config.socket:
+        try:
+            os.unlink(config.starting_socket)
+        except FileNotFoundError:
+            pass
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.bind(config.starting_socket)
+        os.chmod(config.starting_socket, stat.S_IRUSR | stat.S_IWUSR)
+    else:
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("0.0.0.0", config.port or 8080))  # noqa: S104 - in a container, for its neighbours
+    listening.listen(backlog(config))
+    listening.set_inheritable(True)
+    return listening
+
+
+def backlog(config: Config) -> int:
+    """Return how many connections may wait: the queue and what is being served, as far as the kernel lets us."""
+    wanted = config.workers * config.threads + config.max_queue
+    try:
+        with open("/proc/sys/net/core/somaxconn", encoding="ascii") as file:
+            return min(int(file.read()), wanted)
+    except (OSError, ValueError):
+        return min(128, wanted)
+
+
+def uwsgi_arguments(config: Config, descriptor: int) -> List[str]:
+    """Return uWSGI's options: names, numbers and nothing that anybody else wrote."""
+    package = __package__
+    options: Dict[str, object] = {
+        "master": True,
+        "lazy-apps": True,  # native thread pools do not survive a fork
+        "single-interpreter": True,
+        "enable-threads": True,
+        "processes": config.workers,
+        "http-socket": "fd://{}".format(descriptor),
+        "listen": backlog(config),
+        "module": "{}.wsgi".format(package),
+        # The shell expands the variables, which uWSGI leaves alone: the paths may hold anything.
+        "attach-daemon": 'exec "$DOMINO_PYTHON" -I "$DOMINO_WATCHDOG"',
+        "buffer-size": 65535,
+        "socket-timeout": 60,
+        "no-orphans": True,
+        "disable-logging": True,
+        "ignore-sigpipe": True,  # callers that hang up are no news
+        "ignore-write-errors": True,
+        "disable-write-exception": True,
+        "skip-atexit-teardown": True,  # the interpreter's end waits for threads that may never end
+        # uWSGI's own reading of SIGTERM drops what is in flight.
+        "hook-master-start": "unix_signal:15 gracefully_kill_them_all",
+        "worker-reload-mercy": max(1, int(config.drain_s)),
+    }
+    if config.threads > 1:
+        options["threads"] = config.threads
+    arguments = []
+    for name, value in options.items():
+        arguments.append("--" + name if value is True else "--{}={}".format(name, value))
+    return arguments
+
+
+def thread_counts(workers: int, environ: MutableMapping[str, str]) -> Dict[str, str]:
+    """Return the variables that give each worker its share of the cores, but for those that somebody has set."""
+    share = str(max(1, cores() // workers))
+    return {name: share for name in _THREAD_COUNTS if not environ.get(name)}
+
+
+def cores() -> int:
+    """Return the cores that this process may use; a container's quota counts, not the machine's number."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        return usable
+    return usable if quota == "max" else max(1, min(usable, int(quota) // int(period)))
+
+
+def _become_uwsgi(arguments: List[str]) -> None:
+    binary = _uwsgi_binary()
+    if binary is not None:
+        os.environ["PYTHONPATH"] = os.path.dirname(_PACKAGE)  # wsgi.py takes it out again
+        os.execv(binary, [binary, *arguments])
+    import pyuwsgi
+
+    pyuwsgi.run(arguments)
+
+
+def _uwsgi_binary() -> Optional[str]:
+    """Return the compiled uWSGI beside this interpreter; pyuwsgi puts a script of the same name there."""
+    candidate = os.path.join(os.path.dirname(sys.executable), "uwsgi")
+    try:
+        with open(candidate, "rb") as file:
+            return candidate if file.read(4) == b"\x7fELF" else None
+    except OSError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

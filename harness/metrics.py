@@ -1,0 +1,101 @@
+"""Prometheus metrics of a replica, summed over its worker processes and right across their restarts."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Iterator, Optional
+
+from .slots import Slots
+
+__all__ = ["Metrics"]
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_PATHS = {"/model": "model", "/invocations": "invocations"}
+
+
+class Metrics:
+    """Counts requests; what the processes share already (in flight, load time, restarts) is read when asked for.
+
+    Parameters
+    ----------
+    slots : Slots or None
+    worker : int or None
+        This worker's number under uWSGI. prometheus-client then keeps one file for each number, which the process
+        that replaces a recycled one goes on with; files by process id would pile up.
+    """
+
+    def __init__(self, slots: Optional[Slots] = None, worker: Optional[int] = None) -> None:
+        import prometheus_client
+        from prometheus_client import values
+
+        self._client = prometheus_client
+        self._shared = worker is not None and bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
+        if self._shared:
+            # Before the first metric is made, the model's own ones included.
+            values.ValueClass = values.MultiProcessValue(process_identifier=lambda: worker)
+        self._slots = slots
+        self._registry = prometheus_client.CollectorRegistry()
+        self._requests = prometheus_client.Counter(
+            "domino_requests", "Requests answered.", ["path", "code"], registry=self._registry
+        )
+        self._rejected = prometheus_client.Counter(
+            "domino_requests_rejected",
+            "Requests refused before the model saw them, by status.",
+            ["code"],
+            registry=self._registry,
+        )
+        self._latency = prometheus_client.Histogram(
+            "domino_request_duration_seconds",
+            "From the first byte of the request in Python to the last byte of the answer.",
+            ["path"],
+            registry=self._registry,
+            buckets=_BUCKETS,
+        )
+
+    @property
+    def content_type(self) -> str:
+        return self._client.CONTENT_TYPE_LATEST
+
+    def observe(self, path: str, code: str, started: float) -> None:
+        """Count a request that is over; `started` is of ``time.monotonic()``."""
+        name = _PATHS.get(path, "other")
+        self._requests.labels(name, code).inc()
+        if name != "other":
+            self._latency.labels(name).observe(time.monotonic() - started)
+            if code[0] == "4":
+                self._rejected.labels(code).inc()
+
+    def exposition(self) -> bytes:
+        """Return all metrics in the text format."""
+        if self._shared:
+            from prometheus_client import multiprocess
+
+            registry = self._client.CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)
+        else:
+            registry = self._registry
+        text = self._client.generate_latest(registry)
+        if self._slots is not None:
+            own = self._client.CollectorRegistry()
+            own.register(_SlotsCollector(self._slots))
+            text += self._client.generate_latest(own)
+        return text
+
+
+class _SlotsCollector:
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        workers = [(str(n), self._slots.worker(n)) for n in range(1, self._slots.workers + 1)]
+        yield GaugeMetricFamily("domino_requests_in_flight", "Requests being answered.", self._slots.count_in_flight())
+        load = GaugeMetricFamily("domino_model_load_seconds", "Loading and warming the model.", labels=["worker"])
+        restarts = CounterMetricFamily("domino_worker_restarts", "Workers that were replaced.", labels=["worker"])
+        for name, record in workers:
+            load.add_metric([name], record.load_time_s)
+            restarts.add_metric([name], max(0, record.starts - 1))
+        yield load
+        yield restarts

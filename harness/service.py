@@ -1,0 +1,181 @@
+"""What happens to a request, whichever way it came: Flask's routes and the hot path both end here."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from typing import Any, Callable, Dict, Mapping
+
+from . import __version__
+from .config import Config
+from .encoding import encode
+from .errors import InvalidInput, LengthRequired, ModelFailed, Overdue, Refusal, TooLarge, Unsupported
+from .log import Redaction, log
+from .predictor import Predictor, parse_call
+from .tokens import Tokens
+from .tracker import Ticket
+
+__all__ = ["TICKET", "Service"]
+
+#: Where in the WSGI environment a request's ticket is.
+TICKET = "domino.ticket"
+_BODY_READ = "domino.body_read"
+#: A refused body is read to its end up to here: a connection closed with bytes unread loses the answer too.
+_DISCARD = 64 << 20
+#: curl's default is a form; scripts rarely say anything else than JSON.
+_JSON_TYPES = ("", "application/json", "text/json", "text/plain", "application/x-www-form-urlencoded")
+
+
+class Service:
+    """Answers requests with one model.
+
+    Parameters
+    ----------
+    config : Config
+    predictor : Predictor
+    tokens : Tokens
+    """
+
+    def __init__(self, config: Config, predictor: Predictor, tokens: Tokens) -> None:
+        self._config = config
+        self._predictor = predictor
+        self._tokens = tokens
+        self._redaction = Redaction(config.secrets)
+        self._release = _release(config)
+
+    def authenticate(self, environ: Mapping[str, Any]) -> None:
+        self._tokens.check(environ.get("HTTP_AUTHORIZATION", ""))
+
+    def model(self, environ: Dict[str, Any]) -> bytes:
+        """Answer POST /model."""
+        ticket = environ[TICKET]
+        kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+        if kind not in _JSON_TYPES and not kind.endswith("+json"):
+            raise Unsupported("the body must be application/json, not {}".format(kind))
+        body = self.read_body(environ)
+        call = parse_call(parse_json(body))
+        started = time.perf_counter()
+        result = self._run(ticket, lambda: self._predictor.call(call))
+        elapsed_ms = (time.perf_counter() - started) * 1000
+        answer = encode(
+            {
+                "model_time_in_ms": int(elapsed_ms),
+                "release": self._release,
+                "request_id": ticket.request_id,
+                "result": result,
+                "timing": elapsed_ms,
+            }
+        )
+        self._log_bodies(ticket, body, answer)
+        return answer
+
+    def invocations(self, environ: Dict[str, Any]) -> bytes:
+        """Answer POST /invocations, as MLflow's scoring server does."""
+        ticket = environ[TICKET]
+        body = self.read_body(environ)
+        answer = encode(self._run(ticket, lambda: self._predictor.invoke(body, environ.get("CONTENT_TYPE", ""))))
+        self._log_bodies(ticket, body, answer)
+        return answer
+
+    def describe(self) -> Dict[str, Any]:
+        return self._predictor.describe()
+
+    def version(self) -> Dict[str, Any]:
+        return dict(self._release)
+
+    def read_body(self, environ: Dict[str, Any]) -> bytes:
+        """Return the body, or refuse it before it is read.
+
+        Raises
+        ------
+        LengthRequired
+            For a chunked one: uWSGI would read it as empty. (The gateway gives it a length.)
+        TooLarge, InvalidInput
+        """
+        if environ.get("HTTP_TRANSFER_ENCODING"):
+            raise LengthRequired("send the body with a Content-Length: chunked bodies are not read here")
+        length = content_length(environ)
+        if length > self._config.max_body:
+            raise TooLarge(
+                "the body has {} bytes, the limit is {} (setting max_body)".format(length, self._config.max_body)
+            )
+        environ[_BODY_READ] = True
+        body = environ["wsgi.input"].read(length) if length else b""
+        if len(body) != length:
+            raise InvalidInput("the body ended after {} of {} bytes".format(len(body), length))
+        return body
+
+    def refuse(self, refusal: Refusal, request_id: str) -> bytes:
+        """Return the body of an answer that is not 200, and write what only the log may say."""
+        error = {"code": refusal.code, "message": self._redaction(refusal.message), "request_id": request_id}
+        if isinstance(refusal, ModelFailed):
+            log("{}\n{}".format(refusal.message, refusal.traceback).rstrip(), request_id=request_id)
+            if self._config.debug and refusal.traceback:
+                error["traceback"] = self._redaction(refusal.traceback)
+        return encode({"error": error})
+
+    def _run(self, ticket: Ticket, work: Callable[[], Any]) -> Any:
+        """Run the model's part of a request; whatever it raises becomes an answer, and never ends the process."""
+        if time.monotonic() >= ticket.deadline:
+            raise Overdue("the time limit was over before the model could begin")
+        try:
+            return work()
+        except Refusal:
+            raise
+        except BaseException as error:
+            raise ModelFailed(
+                "the model failed; the traceback is in the replica's log, under this request_id",
+                traceback=traceback.format_exc(),
+            ) from error
+
+    def _log_bodies(self, ticket: Ticket, body: bytes, answer: bytes) -> None:
+        if self._config.log_http_request_response:
+            log("request {}".format(body.decode("utf-8", "replace")), request_id=ticket.request_id)
+            log("answer {}".format(answer.decode("utf-8", "replace")), request_id=ticket.request_id)
+
+
+def parse_json(body: bytes) -> Any:
+    """Return what a body holds; NaN and infinities, which are no JSON, are refused."""
+    try:
+        return json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput("the body is not JSON: {}".format(error), code="INVALID_JSON") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError("{} is no JSON value; use null".format(name))
+
+
+def content_length(environ: Mapping[str, Any]) -> int:
+    try:
+        return max(0, int(environ.get("CONTENT_LENGTH") or 0))
+    except ValueError:
+        raise InvalidInput("the Content-Length is not a number") from None
+
+
+def discard_body(environ: Dict[str, Any]) -> None:
+    """Read what nobody has read, so that the caller gets the answer and not a reset connection."""
+    if environ.get(_BODY_READ) or environ.get("HTTP_EXPECT") or environ.get("HTTP_TRANSFER_ENCODING"):
+        return
+    try:
+        left = min(content_length(environ), _DISCARD)
+        while left > 0:
+            read = environ["wsgi.input"].read(min(left, 1 << 16))
+            if not read:
+                return
+            left -= len(read)
+    except (InvalidInput, OSError):
+        return
+
+
+def _release(config: Config) -> Dict[str, Any]:
+    release = {
+        "harness_version": __version__,
+        "model_version": config.version_id,
+        "model_version_number": config.version_number,
+    }
+    if config.source.kind == "Registry" and config.source.name:
+        release["registered_model_name"] = config.source.name
+        release["registered_model_version"] = str(config.source.version)
+    return release

@@ -1,0 +1,178 @@
+"""What every process of a replica knows of the others: one small file, mapped into all of them.
+
+Format of ``$DOMINO_REPLICA_DIR/slots`` (little-endian; made new at each start, so an old map is never written by a new
+process). A reader outside (the data plane, when it drains) needs four lines and no HTTP::
+
+    data = open(path, "rb").read()
+    workers, threads = struct.unpack_from("<II", data, 8)
+    starts = range(64 + 64 * workers, 64 + 64 * workers * (1 + threads), 64)
+    in_flight = sum(struct.unpack_from("<d", data, at)[0] != 0 for at in starts)
+
+====================  =================================================================================================
+header, 64 bytes      ``8s`` magic ``DOMINO1\\0``, ``I`` workers, ``I`` threads, ``d`` started, ``I`` phase
+worker, 64 bytes each ``I`` pid, ``I`` state, ``I`` starts, ``I`` retiring, ``d`` heartbeat, ``d`` load_time_s,
+                      ``d`` retired, ``Q`` requests (of this process)
+slot, 64 bytes each   ``d`` started (0: free), ``d`` deadline, ``16s`` request id, ``I`` overdue
+====================  =================================================================================================
+
+Times are of ``time.monotonic()``, the same clock in all processes of a machine.
+"""
+
+from __future__ import annotations
+
+import enum
+import mmap
+import os
+import struct
+import time
+from typing import Iterator, List, NamedTuple
+
+__all__ = ["Phase", "Slots", "State", "WorkerRecord"]
+
+_MAGIC = b"DOMINO1\0"
+_BLOCK = 64
+_DOUBLE = struct.Struct("<d")
+_WORD = struct.Struct("<I")
+_WORKER = struct.Struct("<IIIIdddQ")
+_SLOT = struct.Struct("<dd16sI")
+
+
+class Phase(enum.IntEnum):
+    """What the replica as a whole is doing."""
+
+    STARTING = 0
+    READY = 1
+    FAILED = 2
+
+
+class State(enum.IntEnum):
+    """What one worker is doing."""
+
+    ABSENT = 0
+    LOADING = 1
+    WARMING = 2
+    READY = 3
+
+
+class WorkerRecord(NamedTuple):
+    """One worker's block, in the order of the format."""
+
+    pid: int
+    state: int
+    starts: int
+    retiring: int
+    heartbeat: float
+    load_time_s: float
+    retired: float
+    requests: int
+
+
+class SlotRecord(NamedTuple):
+    """One request in flight."""
+
+    worker: int
+    index: int
+    started: float
+    deadline: float
+    request_id: str
+    overdue: int
+
+
+class Slots:
+    """The mapped file. Workers are numbered from 1, as uWSGI does; the slots of a worker from 0.
+
+    Parameters
+    ----------
+    path : str
+        The file, which `create` made.
+    """
+
+    def __init__(self, path: str) -> None:
+        with open(path, "r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        magic, self.workers, self.threads = struct.unpack_from("<8sII", self._map, 0)
+        if magic != _MAGIC:
+            raise ValueError(f"{path} is no file of slots")
+
+    @staticmethod
+    def create(path: str, *, workers: int, threads: int) -> None:
+        size = _BLOCK * (1 + workers * (1 + threads))
+        beside = path + ".new"
+        with open(beside, "wb") as file:
+            file.write(struct.pack("<8sIId", _MAGIC, workers, threads, time.monotonic()).ljust(size, b"\0"))
+        os.replace(beside, path)
+
+    def close(self) -> None:
+        self._map.close()
+
+    @property
+    def started(self) -> float:
+        return _DOUBLE.unpack_from(self._map, 16)[0]
+
+    @property
+    def phase(self) -> Phase:
+        return Phase(_WORD.unpack_from(self._map, 24)[0])
+
+    @phase.setter
+    def phase(self, phase: Phase) -> None:
+        _WORD.pack_into(self._map, 24, phase)
+
+    def worker(self, worker: int) -> WorkerRecord:
+        return WorkerRecord(*_WORKER.unpack_from(self._map, _BLOCK * worker))
+
+    def enter(self, worker: int, pid: int) -> None:
+        """Take over a worker's block at the start of its process: its last one's requests are gone with it."""
+        before = self.worker(worker)
+        self.clear(worker)
+        record = (pid, State.LOADING, before.starts + 1, 0, time.monotonic(), 0.0, 0.0, 0)
+        _WORKER.pack_into(self._map, _BLOCK * worker, *record)
+
+    def clear(self, worker: int) -> None:
+        """Forget the requests of a process that has ended."""
+        for index in range(self.threads):
+            at = self._slot(worker, index)
+            self._map[at : at + _BLOCK] = bytes(_BLOCK)
+
+    def set_state(self, worker: int, state: State) -> None:
+        _WORD.pack_into(self._map, _BLOCK * worker + 4, state)
+
+    def set_load_time(self, worker: int, seconds: float) -> None:
+        _DOUBLE.pack_into(self._map, _BLOCK * worker + 24, seconds)
+
+    def beat(self, worker: int) -> None:
+        _DOUBLE.pack_into(self._map, _BLOCK * worker + 16, time.monotonic())
+
+    def retire(self, worker: int) -> None:
+        """Note that this worker was told to take no more requests."""
+        _DOUBLE.pack_into(self._map, _BLOCK * worker + 32, time.monotonic())
+        _WORD.pack_into(self._map, _BLOCK * worker + 12, 1)
+
+    def count_request(self, worker: int, total: int) -> None:
+        struct.pack_into("<Q", self._map, _BLOCK * worker + 40, total)
+
+    def take(self, worker: int, index: int, request_id: str, deadline: float) -> None:
+        at = self._slot(worker, index)
+        _SLOT.pack_into(self._map, at, 0.0, deadline, request_id.encode("ascii"), 0)
+        _DOUBLE.pack_into(self._map, at, time.monotonic())  # last: whoever sees a start sees its deadline too
+
+    def free(self, worker: int, index: int) -> None:
+        _DOUBLE.pack_into(self._map, self._slot(worker, index), 0.0)
+
+    def mark_overdue(self, worker: int, index: int) -> None:
+        _WORD.pack_into(self._map, self._slot(worker, index) + 32, 1)
+
+    def in_flight(self, worker: int) -> List[SlotRecord]:
+        """Return the requests that a worker is at."""
+        return list(self._in_flight(worker))
+
+    def count_in_flight(self) -> int:
+        return sum(len(self.in_flight(worker)) for worker in range(1, self.workers + 1))
+
+    def _in_flight(self, worker: int) -> Iterator[SlotRecord]:
+        for index in range(self.threads):
+            started, deadline, request_id, overdue = _SLOT.unpack_from(self._map, self._slot(worker, index))
+            if started:
+                yield SlotRecord(worker, index, started, deadline, request_id.rstrip(b"\0").decode(), overdue)
+
+    def _slot(self, worker: int, index: int) -> int:
+        return _BLOCK * (1 + self.workers + (worker - 1) * self.threads + index)

@@ -1,0 +1,125 @@
+"""Who may call: tokens, of which only the SHA-256 is known here."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import os
+import threading
+from typing import Iterable, Optional, Tuple
+
+from .errors import Unauthorized
+from .log import log
+from .status import write_atomically
+
+__all__ = ["Tokens"]
+
+_Stamp = Tuple[int, int, int]
+
+
+class Tokens:
+    """The valid tokens of an endpoint, read again when their file changes.
+
+    Parameters
+    ----------
+    folder : str or None
+        Folder of ``tokens.json``, ``{"tokens": [{"id", "sha256"}]}``. No file, no entry. A file that cannot be read
+        as that leaves the tokens as they were: it was no revocation.
+    digests : iterable of str
+        SHA-256 in hexadecimal of tokens that are valid beside the file's.
+    open_to_all : bool
+        Whether everybody may call (DOMINO_AUTH=none).
+    acknowledgement : str
+        File that is to hold the SHA-256 of the tokens.json in use; empty for none.
+    """
+
+    def __init__(
+        self,
+        folder: Optional[str],
+        *,
+        digests: Iterable[str] = (),
+        open_to_all: bool = False,
+        acknowledgement: str = "",
+    ) -> None:
+        self._path = os.path.join(folder, "tokens.json") if folder else ""
+        self._fixed = tuple(digest.lower() for digest in digests)
+        self._open_to_all = open_to_all
+        self._acknowledgement = acknowledgement
+        self._lock = threading.Lock()
+        self._stamp: Optional[_Stamp] = (-1, -1, -1)
+        self._digests: Tuple[bytes, ...] = tuple(digest.encode() for digest in self._fixed)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the file again if it is another one than last time: costs one `stat` if it is not."""
+        if self._path and self._read_stamp() != self._stamp:
+            with self._lock:
+                self._read()
+
+    def check(self, authorization: str) -> None:
+        """Refuse a caller without a valid token.
+
+        Parameters
+        ----------
+        authorization : str
+            The header: Bearer with a token, or Basic with the token as user and as password.
+
+        Raises
+        ------
+        Unauthorized
+        """
+        if self._open_to_all:
+            return
+        self.refresh()
+        token = _token_of(authorization)
+        if not token:
+            raise Unauthorized("a token is needed: Basic with the token as user and as password, or Bearer")
+        digest = hashlib.sha256(token).hexdigest().encode()
+        known = False
+        for valid in self._digests:  # all of them: the time it takes tells nothing
+            known |= hmac.compare_digest(digest, valid)
+        if not known:
+            raise Unauthorized("this token is not, or no longer, valid for this endpoint")
+
+    def _read_stamp(self) -> Optional[_Stamp]:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def _read(self) -> None:
+        stamp = self._read_stamp()
+        if stamp == self._stamp:
+            return
+        try:
+            with open(self._path, "rb") as file:
+                content = file.read()
+            listed = [str(entry["sha256"]).lower().encode() for entry in json.loads(content)["tokens"]]
+        except FileNotFoundError:
+            content, listed = b"", []
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log("tokens.json cannot be read, the tokens stay as they were: {}".format(error))
+            self._stamp = stamp
+            return
+        self._digests = tuple(digest.encode() for digest in self._fixed) + tuple(listed)
+        self._stamp = stamp
+        if self._acknowledgement:
+            write_atomically(self._acknowledgement, hashlib.sha256(content).hexdigest().encode())
+
+
+def _token_of(authorization: str) -> bytes:
+    scheme, _, value = authorization.partition(" ")
+    value = value.strip()
+    if scheme.lower() == "bearer":
+        return value.encode("utf-8", "surrogateescape")
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        user, colon, password = base64.b64decode(value, validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return b""
+    return user if colon and hmac.compare_digest(user, password) else b""

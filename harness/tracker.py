@@ -1,0 +1,100 @@
+"""The requests that a worker is at: their ids, their deadlines, and their places in the shared slots."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from typing import Any, Deque, Dict, Mapping, Optional
+
+from .slots import Slots
+
+__all__ = ["Ticket", "Tracker", "new_request_id"]
+
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+_TO_LETTER = bytes(_LETTERS[byte % 36] for byte in range(256))
+
+
+def new_request_id() -> str:
+    """Return 16 random characters of A-Z and 0-9, the shape of Domino's request ids."""
+    return os.urandom(16).translate(_TO_LETTER).decode("ascii")
+
+
+class Ticket:
+    """One request from its first byte in Python to the last byte of its answer.
+
+    Attributes
+    ----------
+    request_id : str
+    started, deadline : float
+        Of ``time.monotonic()``.
+    slot : int or None
+        Its place in the shared slots.
+    descriptor : int or None
+        The caller's connection.
+    """
+
+    __slots__ = ("answered", "deadline", "descriptor", "request_id", "slot", "started")
+
+    def __init__(self, request_id: str, started: float, deadline: float, slot: Optional[int]) -> None:
+        self.request_id = request_id
+        self.started = started
+        self.deadline = deadline
+        self.slot = slot
+        self.descriptor: Optional[int] = None
+        self.answered = False
+
+
+class Tracker:
+    """Gives each request a ticket, and each ticket one of the worker's slots.
+
+    Parameters
+    ----------
+    timeout_s : float
+        Time limit of a request.
+    slots : Slots or None
+        None outside uWSGI.
+    worker : int
+        This worker's number.
+    """
+
+    def __init__(self, timeout_s: float, *, slots: Optional[Slots] = None, worker: int = 1) -> None:
+        self._timeout_s = timeout_s
+        self._slots = slots
+        self._worker = worker
+        self._free: Deque[int] = deque(range(slots.threads if slots is not None else 0))
+        self._total = 0
+        #: By slot.
+        self.running: Dict[int, Ticket] = {}
+
+    def begin(self, environ: Mapping[str, Any]) -> Ticket:
+        now = time.monotonic()
+        ticket = Ticket(new_request_id(), now, self._deadline(now, environ), None)
+        if self._slots is not None:
+            try:
+                ticket.slot = self._free.popleft()
+            except IndexError:  # more threads than uWSGI was told of: not watched, still served
+                return ticket
+            self._slots.take(self._worker, ticket.slot, ticket.request_id, ticket.deadline)
+            self.running[ticket.slot] = ticket
+        return ticket
+
+    def end(self, ticket: Ticket) -> None:
+        if self._slots is not None and ticket.slot is not None:
+            self.running.pop(ticket.slot, None)
+            self._slots.free(self._worker, ticket.slot)
+            self._free.append(ticket.slot)
+            self._total += 1
+            self._slots.count_request(self._worker, self._total)
+            ticket.slot = None
+
+    def _deadline(self, now: float, environ: Mapping[str, Any]) -> float:
+        """Take the gateway's deadline where it is the earlier one: its clock started when the caller's request came."""
+        latest = now + self._timeout_s
+        told = environ.get("HTTP_X_DOMINO_DEADLINE_MS")
+        if not told:
+            return latest
+        try:
+            return min(latest, now + int(told) / 1000.0 - time.time())
+        except ValueError:
+            return latest

@@ -1,0 +1,277 @@
+"""The replica's watchdog: a process of its own, which uWSGI's master keeps alive, so that no model can hold it up.
+
+It ends a replica whose model kills its process or hangs while loading; it stops requests that are over their time
+limit; it replaces workers that have served enough or grown too large, one at a time; it keeps the log's size.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from typing import Any, Dict, List, Optional
+
+if __package__ in (None, ""):
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    __package__ = os.path.basename(os.path.dirname(os.path.abspath(__file__)))
+    __import__(__package__)
+
+from .config import Config, read_config
+from .log import Redaction, install, log
+from .slots import Phase, SlotRecord, Slots, State
+from .status import Status
+
+__all__ = ["Watchdog", "run"]
+
+_TICK_S = 0.05
+#: How long after the deadline the work is stopped: the gateway's own 504 should be out by then.
+_GRACE_S = 0.2
+#: How long a worker that takes no more requests gets to show those that it had already accepted.
+_SETTLE_S = 0.15
+_LOG_LIMIT = 16 << 20
+
+
+class Watchdog:
+    """Looks after one replica.
+
+    Parameters
+    ----------
+    config : Config
+    master : int
+        Process id of uWSGI's master.
+    """
+
+    def __init__(self, config: Config, master: int) -> None:
+        self._config = config
+        self._master = master
+        self._slots = Slots(os.path.join(config.replica_dir, "slots"))
+        self._status = Status(config.replica_dir, master, Redaction(config.secrets))
+        self._recycling: Optional[int] = None
+        self._next_slow_look = 0.0
+
+    def look(self) -> bool:
+        """Look once at everything; whether there is still a replica to look after."""
+        if os.getppid() != self._master:
+            return False
+        if self._slots.phase is Phase.FAILED:
+            self._end_replica()
+        elif self._slots.phase is Phase.STARTING:
+            self._watch_start()
+        now = time.monotonic()
+        for worker in range(1, self._slots.workers + 1):
+            self._watch_requests(worker, now)
+        if now >= self._next_slow_look:
+            self._next_slow_look = now + 1.0
+            self._recycle()
+            truncate_log(_LOG_LIMIT)
+        return True
+
+    def _watch_start(self) -> None:
+        for worker in range(1, self._slots.workers + 1):
+            record = self._slots.worker(worker)
+            if record.pid and record.state in (State.LOADING, State.WARMING) and not alive(record.pid):
+                self._fail(death_notice(record.pid, State(record.state)))
+                return
+        if time.monotonic() - self._slots.started > self._config.start_timeout_s:
+            states = {State(self._slots.worker(n).state) for n in range(1, self._slots.workers + 1)}
+            doing = "loading the model" if State.LOADING in states else "warming the model up"
+            self._fail(
+                "{} took longer than {:g} s (setting start_timeout_s)".format(doing, self._config.start_timeout_s)
+            )
+
+    def _fail(self, reason: str) -> None:
+        if self._status.fail(reason, log_tail()):
+            log("the start failed: " + reason)
+        self._slots.phase = Phase.FAILED
+        self._end_replica()
+
+    def _end_replica(self) -> None:
+        """End the master and everything below it; nobody serves a broken model."""
+        send(self._master, signal.SIGINT)
+        for worker in range(1, self._slots.workers + 1):
+            send(self._slots.worker(worker).pid, signal.SIGKILL)
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline and os.getppid() == self._master:
+            time.sleep(0.02)
+            for worker in range(1, self._slots.workers + 1):
+                send(self._slots.worker(worker).pid, signal.SIGKILL)
+        if os.getppid() == self._master:
+            send(self._master, signal.SIGKILL)
+        os._exit(0)
+
+    def _watch_requests(self, worker: int, now: float) -> None:
+        record = self._slots.worker(worker)
+        flying = self._slots.in_flight(worker)
+        if not flying or not record.pid:
+            return
+        if not alive(record.pid):
+            self._slots.clear(worker)
+            return
+        overdue = [slot for slot in flying if now > slot.deadline + _GRACE_S]
+        for slot in overdue:
+            if not slot.overdue:
+                self._slots.mark_overdue(worker, slot.index)
+        if not overdue:
+            return
+        if not record.retiring:
+            log("over the time limit: worker {} is replaced".format(worker), request_id=overdue[0].request_id)
+            self._retire(worker, record.pid)
+            return
+        if self._may_kill(overdue, flying, now - record.retired):
+            log("worker {} is killed with {} overdue request(s)".format(worker, len(overdue)))
+            send(record.pid, signal.SIGKILL)
+
+    def _may_kill(self, overdue: List[SlotRecord], flying: List[SlotRecord], waited_s: float) -> bool:
+        """Whether nobody is left to wait for, or they had their time."""
+        if waited_s < _SETTLE_S:
+            return False
+        return len(overdue) == len(flying) or waited_s > self._config.drain_s
+
+    def _retire(self, worker: int, pid: int) -> None:
+        """Tell a worker to finish what it is at and take nothing new; uWSGI starts another one when it has ended."""
+        self._slots.retire(worker)
+        send(pid, signal.SIGHUP)
+
+    def _recycle(self) -> None:
+        if self._recycling is not None:
+            record = self._slots.worker(self._recycling)
+            if record.retiring or record.state != State.READY or not alive(record.pid):
+                return  # never two at once
+            self._recycling = None
+        if self._slots.phase is not Phase.READY:
+            return
+        for worker in range(1, self._slots.workers + 1):
+            why = self._reason_to_recycle(worker)
+            if why:
+                log("worker {} is recycled: {}".format(worker, why))
+                self._recycling = worker
+                self._retire(worker, self._slots.worker(worker).pid)
+                return
+
+    def _reason_to_recycle(self, worker: int) -> str:
+        record, config = self._slots.worker(worker), self._config
+        if record.state != State.READY or record.retiring:
+            return ""
+        if 0 < config.worker_max_requests <= record.requests:
+            return "{} requests served".format(record.requests)
+        if config.worker_max_memory:
+            resident = resident_bytes(record.pid)
+            if resident > config.worker_max_memory:
+                return "{} MiB of memory in use".format(resident >> 20)
+        return ""
+
+
+def run(master: int) -> None:
+    """Run until the master is gone."""
+    config = read_config(os.environ)
+    install(Redaction(config.secrets))
+    watchdog = Watchdog(config, master)
+    while True:
+        try:
+            if not watchdog.look():
+                return
+        except Exception as error:
+            log("the watchdog stumbled", error=error)
+            time.sleep(1)
+        time.sleep(_TICK_S)
+
+
+def send(pid: int, number: int) -> None:
+    if pid > 1:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        with open("/proc/{}/stat".format(pid), "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+def resident_bytes(pid: int) -> int:
+    try:
+        with open("/proc/{}/statm".format(pid), "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def death_notice(pid: int, state: State) -> str:
+    """Say how a worker ended while it was loading; uWSGI, its parent, writes that to the log."""
+    when = "loading" if state is State.LOADING else "its warm-up"
+    deadline = time.monotonic() + 1.0
+    pattern = re.compile(r"\(pid: {}\) died(?:, killed by signal (\d+))?".format(pid))
+    while time.monotonic() < deadline:
+        found = pattern.search(log_tail())
+        if found is None:
+            time.sleep(0.02)
+        elif found.group(1) is None:
+            return "the model ended the process during {}, by os._exit or in native code".format(when)
+        else:
+            number = int(found.group(1))
+            return "the process was killed during {} by {}{}".format(when, _signal_name(number), _HINTS.get(number, ""))
+    return "the process ended during {}".format(when)
+
+
+_HINTS: Dict[int, str] = {
+    signal.SIGKILL: " (often the kernel's answer to memory running out)",
+    signal.SIGSEGV: " (a crash in native code)",
+}
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "signal {}".format(number)
+
+
+def log_path() -> str:
+    """Return the file that standard error goes to; empty where it is none."""
+    try:
+        path = os.readlink("/proc/self/fd/2")
+    except OSError:
+        return ""
+    return path if os.path.isfile(path) else ""
+
+
+def log_tail(size: int = 8192) -> str:
+    path = log_path()
+    if not path:
+        return ""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+        return file.read().decode("utf-8", "replace")
+
+
+def truncate_log(limit: int) -> None:
+    """Move what a log holds to ``.1`` where it is longer than that; its writers append, so they go on at its start."""
+    path = log_path()
+    try:
+        if not path or os.path.getsize(path) <= limit:
+            return
+        with open(path, "rb") as old, open(path + ".1", "wb") as kept:
+            os.chmod(path + ".1", 0o600)
+            _copy(old, kept)
+        os.truncate(path, 0)
+    except OSError as error:
+        log("the log could not be shortened: {}".format(error))
+
+
+def _copy(source: Any, target: Any) -> None:
+    while True:
+        chunk = source.read(1 << 20)
+        if not chunk:
+            return
+        target.write(chunk)
+
+
+if __name__ == "__main__":
+    run(os.getppid())

@@ -1,0 +1,129 @@
+"""The life of one worker process: load, warm up, report, serve."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, Optional
+
+from .app import Front, create_app
+from .config import Config
+from .errors import StartFailed
+from .log import Redaction, log
+from .metrics import Metrics
+from .predictor import Predictor, load_predictor
+from .service import Service
+from .slots import Phase, Slots, State
+from .status import Status
+from .tokens import Tokens
+from .tracker import Tracker
+
+__all__ = ["Worker"]
+
+#: How often a worker looks at the tokens and says that it lives.
+_TICK_S = 0.05
+
+
+class Worker:
+    """One uWSGI worker.
+
+    Parameters
+    ----------
+    config : Config
+    number : int
+        As uWSGI counts, from 1.
+    master : int
+        Process id of uWSGI's master.
+    """
+
+    def __init__(self, config: Config, number: int, master: int) -> None:
+        self._config = config
+        self._number = number
+        self._master = master
+        self._slots = Slots(os.path.join(config.replica_dir, "slots"))
+        self._status = Status(config.replica_dir, master, Redaction(config.secrets))
+        self.tracker: Optional[Tracker] = None
+
+    def start(self) -> Any:
+        """Load and warm the model, report, and return the WSGI application; where that fails end the replica."""
+        died = self._slots.phase is Phase.STARTING and self._slots.worker(self._number).starts > 0
+        self._slots.enter(self._number, os.getpid())
+        if self._slots.phase is Phase.FAILED or died:
+            # The watchdog has the reason, or is about to find it: a model that kills its process is not tried again.
+            time.sleep(3600)
+        try:
+            return self._start()
+        except StartFailed as error:
+            self._give_up(error)
+
+    def _start(self) -> Any:
+        started = time.monotonic()
+        tokens = Tokens(
+            self._config.tokens,
+            digests=self._config.token_digests,
+            open_to_all=self._config.open_to_all,
+            acknowledgement=os.path.join(self._config.replica_dir, "tokens.{}".format(self._number)),
+        )
+        metrics = Metrics(self._slots, self._number)
+        self._status.move("loading")
+        predictor = self._load()
+        service = Service(self._config, predictor, tokens)
+        self._warm(service)
+        self.tracker = Tracker(self._config.request_timeout_s, slots=self._slots, worker=self._number)
+        threading.Thread(target=self._tick, args=(tokens,), name="domino-ticker", daemon=True).start()
+        self._slots.set_load_time(self._number, time.monotonic() - started)
+        self._slots.set_state(self._number, State.READY)
+        self._open_when_all_are_ready(time.monotonic() - started)
+        return Front(create_app(service, metrics), self.tracker, metrics, connection_descriptor)
+
+    def _load(self) -> Predictor:
+        left = self._config.start_timeout_s - (time.monotonic() - self._slots.started)
+        # Python's own watchdog thread needs no interpreter lock: it sees a model that hangs in C too.
+        faulthandler.dump_traceback_later(max(0.05, left * 0.9), file=sys.__stderr__, exit=False)
+        try:
+            return load_predictor(self._config)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _warm(self, service: Service) -> None:
+        self._slots.set_state(self._number, State.WARMING)
+
+    def _open_when_all_are_ready(self, load_time_s: float) -> None:
+        with self._status.locked():
+            workers = [self._slots.worker(n) for n in range(1, self._slots.workers + 1)]
+            if self._slots.phase is not Phase.STARTING or any(w.state != State.READY for w in workers):
+                return
+            if self._config.socket:
+                os.rename(self._config.starting_socket, self._config.socket)
+            self._slots.phase = Phase.READY
+        self._status.move("ready", load_time_s=round(load_time_s, 3))
+        log("ready, {} worker(s) loaded and warm".format(self._slots.workers))
+
+    def _give_up(self, error: StartFailed) -> None:
+        log("the start failed: {}\n{}".format(error.reason, error.detail).rstrip())
+        if self._slots.phase is not Phase.READY:
+            self._status.fail(error.reason, error.detail)
+            self._slots.phase = Phase.FAILED
+            os.kill(self._master, signal.SIGINT)
+            time.sleep(3600)  # until the master or the watchdog ends us: uWSGI would start us again
+        time.sleep(1)  # a replacement that cannot load beside workers that serve: tried again, not in a hot loop
+        os._exit(1)
+
+    def _tick(self, tokens: Tokens) -> None:
+        while True:
+            time.sleep(_TICK_S)
+            self._slots.beat(self._number)
+            try:
+                tokens.refresh()
+            except Exception as error:
+                log("the tokens could not be read again", error=error)
+
+
+def connection_descriptor() -> Optional[int]:
+    import uwsgi
+
+    return uwsgi.connection_fd()

@@ -1,0 +1,22 @@
+"""What uWSGI imports in each worker: `application`, once the model is loaded and warm."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+
+import uwsgi
+
+from .config import read_config
+from .log import Redaction, install
+from .worker import Worker
+
+os.environ.pop("PYTHONPATH", None)  # launch.py's, for a compiled uWSGI
+if os.path.basename(sys.executable or "uwsgi").startswith("uwsgi"):
+    sys.executable = os.environ["DOMINO_PYTHON"]  # what multiprocessing starts
+random.seed()  # uWSGI's fork does not tell Python: all workers would draw the same numbers
+
+_config = read_config(os.environ)
+install(Redaction(_config.secrets))
+application = Worker(_config, uwsgi.worker_id(), uwsgi.masterpid()).start()
