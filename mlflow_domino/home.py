@@ -93,8 +93,8 @@ class Home:
             ) from error
 
     @contextlib.contextmanager
-    def lock(self, name: str, *, wait: bool = True, conflict: str = "") -> Iterator[None]:
-        """Hold a lock that the kernel releases when the process ends, however it ends.
+    def lock(self, name: str, *, wait: bool = True, conflict: str = "") -> Iterator[int]:
+        """Hold a lock that the kernel releases when the process ends, however it ends; yields its descriptor.
 
         Raises
         ------
@@ -109,7 +109,7 @@ class Home:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 raise Conflict(conflict) from None
-            yield
+            yield descriptor
         finally:
             os.close(descriptor)
 
