@@ -1,0 +1,140 @@
+"""What every data plane must do; `tests/local`, `tests/docker` and `tests/kubernetes` each run it whole."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from mlflow_domino.errors import AlreadyExists, Conflict, InvalidInput, NotFound, StartFailed
+from mlflow_domino.models import Status
+from tests.conftest import eventually
+from tests.deployment import ECHO, Deployment
+from tests.load import Load
+
+BROKEN = """
+raise RuntimeError("no such weights")
+def predict(x=0):
+    return x
+"""
+
+
+class DataPlaneContract:
+    """Subclasses give a `deployment` fixture on their data plane."""
+
+    def test_a_project_becomes_an_endpoint_that_answers_with_dominos_envelope(self, deployment: Deployment, tmp_path: Path) -> None:
+        view = deployment.create("echo", deployment.project(tmp_path / "p", ECHO, VALUE="one"))
+        assert view.status is Status.RUNNING
+        answer = deployment.call(view, {"data": {"x": 1}})
+        assert answer.status_code == 200
+        assert answer.json()["result"] == "one"
+        assert answer.json()["release"]["model_version_number"] == 1
+        assert len(answer.json()["request_id"]) == 16
+
+    def test_without_a_valid_token_nobody_reaches_a_model(self, deployment: Deployment, tmp_path: Path) -> None:
+        view = deployment.create("closed", deployment.project(tmp_path / "p", ECHO, VALUE=1))
+        for auth in (None, ("a", "b"), (deployment.token, "x"), ("", "")):
+            answer = deployment.call(view, {"data": {}}, auth=auth)
+            assert answer.status_code == 401
+            assert answer.headers["WWW-Authenticate"].startswith("Basic")
+        bearer = deployment.call(view, {"data": {}}, auth=None, headers={"Authorization": f"Bearer {deployment.token}"})
+        assert bearer.status_code == 200
+
+    def test_update_rollback_scale_and_tokens_drop_no_request(self, deployment: Deployment, tmp_path: Path) -> None:
+        view = deployment.create("steady", deployment.project(tmp_path / "1", ECHO, VALUE=1))
+        load = Load(view.url, deployment.token, {"data": {"x": 1}})
+        with load.running():
+            deployment.update("steady", deployment.project(tmp_path / "2", ECHO, VALUE=2))
+            with pytest.raises(StartFailed, match="no such weights"):
+                deployment.update("steady", deployment.project(tmp_path / "3", BROKEN))
+            deployment.update("steady", replicas=2)
+            deployment.controller.rollback("steady")
+            deployment.update("steady", replicas=1)
+            _token, text = deployment.controller.create_token("steady", "second")
+            assert deployment.call(view, {"data": {}}, auth=(text, text)).status_code == 200
+            deployment.controller.revoke_token("steady", "second")
+            assert deployment.call(view, {"data": {}}, auth=(text, text)).status_code == 401
+        assert not load.failed, load.failures[:5]
+        assert set(load.results) == {"1", "2"}
+
+    def test_a_version_that_fails_changes_nothing_and_says_why(self, deployment: Deployment, tmp_path: Path) -> None:
+        view = deployment.create("careful", deployment.project(tmp_path / "1", ECHO, VALUE=1))
+        with pytest.raises(StartFailed) as caught:
+            deployment.update("careful", deployment.project(tmp_path / "2", BROKEN))
+        assert "no such weights" in str(caught.value)
+        assert deployment.call(view, {"data": {}}).json()["result"] == 1
+        after = deployment.controller.endpoint("careful")
+        assert [v.seen.status for v in after.versions] == [Status.RUNNING, Status.FAILED]
+        assert "no such weights" in after.versions[1].seen.reason
+
+    def test_promotion_moves_prod_only(self, deployment: Deployment, tmp_path: Path) -> None:
+        view = deployment.create("routed", deployment.project(tmp_path / "1", ECHO, VALUE=1), routing_mode="advanced")
+        deployment.update("routed", deployment.project(tmp_path / "2", ECHO, VALUE=2))
+        results = {r: deployment.call(view, {"data": {}}, route=f"{r}/model").json().get("result") for r in ("latest", "labels/prod", "1", "2")}
+        assert results == {"latest": 2, "labels/prod": 1, "1": 1, "2": 2}
+        deployment.controller.promote("routed", 2)
+        assert deployment.call(view, {"data": {}}, route="labels/prod/model").json()["result"] == 2
+        assert deployment.call(view, {"data": {}}, route="1/model").status_code == 404
+
+    def test_a_stopped_endpoint_answers_503_and_starts_again(self, deployment: Deployment, tmp_path: Path) -> None:
+        view = deployment.create("pausing", deployment.project(tmp_path / "1", ECHO, VALUE=1))
+        stopped = deployment.controller.stop("pausing")
+        assert stopped.status is Status.STOPPED
+        answer = deployment.call(view, {"data": {}})
+        assert answer.status_code == 503
+        assert "stopped" in answer.json()["error"]["message"]
+        assert deployment.controller.start("pausing").status is Status.RUNNING
+        assert deployment.call(view, {"data": {}}).json()["result"] == 1
+
+    def test_settings_change_by_a_new_rollout_of_the_same_source(self, deployment: Deployment, tmp_path: Path) -> None:
+        code = "import os\ndef predict():\n    return os.environ.get('GREETING')\n"
+        view = deployment.create("greeting", deployment.project(tmp_path / "1", code), **{"env.GREETING": "hello"})
+        assert deployment.call(view, {"data": {}}).json()["result"] == "hello"
+        deployment.update("greeting", **{"env.GREETING": "100% $(HOME) @(exec://true) 'x' \"y\"\nz"})
+        answer = deployment.call(view, {"data": {}}).json()
+        assert answer["result"] == "100% $(HOME) @(exec://true) 'x' \"y\"\nz"
+        assert answer["release"]["model_version_number"] == 2
+
+    def test_deleting_is_idempotent_and_leaves_no_route(self, deployment: Deployment, tmp_path: Path) -> None:
+        view = deployment.create("gone", deployment.project(tmp_path / "1", ECHO, VALUE=1))
+        deployment.controller.delete("gone")
+        deployment.controller.delete("gone")
+        assert deployment.call(view, {"data": {}}).status_code == 404
+        with pytest.raises(NotFound, match="gone"):
+            deployment.controller.endpoint("gone")
+
+    def test_a_name_is_taken_once(self, deployment: Deployment, tmp_path: Path) -> None:
+        project = deployment.project(tmp_path / "1", ECHO, VALUE=1)
+        deployment.create("taken", project)
+        with pytest.raises(AlreadyExists, match="update"):
+            deployment.create("taken", project)
+
+    def test_two_changes_of_one_endpoint_at_once_conflict(self, deployment: Deployment, tmp_path: Path) -> None:
+        slow = "import time\ntime.sleep(2)\n" + ECHO
+        deployment.create("contended", deployment.project(tmp_path / "1", ECHO, VALUE=1))
+        project = deployment.project(tmp_path / "2", slow, VALUE=2)
+        other = threading.Thread(target=deployment.update, args=("contended", project))
+        other.start()
+        eventually(lambda: deployment.controller.endpoint("contended").pending == "update")
+        with pytest.raises(Conflict, match="update"):
+            deployment.controller.rollback("contended")
+        other.join()
+        assert deployment.controller.endpoint("contended").endpoint.next_number == 3
+
+    def test_a_refused_create_leaves_nothing(self, deployment: Deployment, tmp_path: Path) -> None:
+        with pytest.raises(InvalidInput, match="did you mean 'replicas'"):
+            deployment.create("nothing", deployment.project(tmp_path / "1", ECHO, VALUE=1), replica=2)
+        with pytest.raises((InvalidInput, NotFound)):
+            deployment.create("nothing", str(tmp_path / "absent"))
+        with pytest.raises(NotFound):
+            deployment.controller.endpoint("nothing")
+
+    def test_a_create_that_failed_can_be_repeated(self, deployment: Deployment, tmp_path: Path) -> None:
+        with pytest.raises(StartFailed, match="no such weights"):
+            deployment.create("second-try", deployment.project(tmp_path / "1", BROKEN))
+        view = deployment.controller.endpoint("second-try")
+        assert view.status is Status.FAILED
+        assert "no such weights" in view.reason
+        view = deployment.create("second-try", deployment.project(tmp_path / "2", ECHO, VALUE=1))
+        assert deployment.call(view, {"data": {}}).json()["result"] == 1
