@@ -1,0 +1,91 @@
+"""Shows that a model loads and answers its own example in an environment, before anybody relies on it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow_domino.requirements import ModelFacts
+from mlflow_domino.resolver import Log, run
+
+__all__ = ["fitness_key", "misfit"]
+
+# Runs in the model's environment: Python 3.8 and MLflow of any age. What an old MLflow cannot read as an example
+# counts as no example: loading is shown then, no more.
+_TRIAL = """
+import sys
+import mlflow.pyfunc
+path = sys.argv[1]
+model = mlflow.pyfunc.load_model(path)
+example = None
+if model.metadata.saved_input_example_info:
+    try:
+        example = model.metadata.load_input_example(path)
+    except AttributeError:
+        from mlflow.models.utils import _read_example
+        example = _read_example(model.metadata, path)
+params = None
+if example is not None and hasattr(model.metadata, "load_input_example_params"):
+    params = model.metadata.load_input_example_params(path)
+if params:
+    model.predict(example, params=params)
+elif example is not None:
+    model.predict(example)
+"""
+_CUSTOM = "mlflow.pyfunc.model"
+_PASSED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
+
+
+def fitness_key(model: Path, facts: ModelFacts) -> str:
+    """Return what a verdict holds for: the flavor, and for a model with code of its own, that code."""
+    digest = hashlib.sha256("\0".join((facts.loader_module, *facts.flavors, facts.mlflow_version)).encode())
+    own = [path for path in (model / "code").rglob("*.py") if path.is_file()]
+    if facts.loader_module == _CUSTOM:
+        own += [path for path in (*model.glob("*.pkl"), *model.glob("*.py")) if path.is_file()]
+    for path in sorted(own):
+        digest.update(os.fsencode(path.relative_to(model)) + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:32]
+
+
+def misfit(
+    python: Path, model: Path, *, variables: Mapping[str, str], folder: Path, deadline_s: float, log: Log
+) -> str:
+    """Load the model and let it answer its example, in a process of its own.
+
+    Parameters
+    ----------
+    python : Path
+        Of the environment.
+    variables : mapping of str to str
+        The endpoint's own; everything else of ours is kept away.
+    folder : Path
+        Where it runs; anything may be written there.
+
+    Returns
+    -------
+    str
+        Why the model does not work there, empty when it does.
+    """
+    hidden = sorted((value for value in variables.values() if len(value) >= 6), key=len, reverse=True)
+
+    def redacted(line: str) -> str:
+        for value in hidden:
+            line = line.replace(value, "****")
+        return line
+
+    environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    finished = run(
+        [python, "-I", "-B", "-c", _TRIAL, model.resolve()],
+        environment={**environment, **variables},
+        cwd=folder,
+        log=lambda line: log(redacted(line)),
+        deadline_s=deadline_s,
+    )
+    if finished.code == 0:
+        return ""
+    if finished.code is None:
+        return f"no answer within {deadline_s:g} s"
+    lines = [line for line in finished.tail.splitlines() if line.strip()]
+    return redacted(lines[-1].strip())[:300] if lines else f"the process ended with code {finished.code}"
