@@ -13,14 +13,14 @@ import os
 import re
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from mlflow_domino.errors import InvalidInput
 
-__all__ = ["Line", "follow", "parse_duration", "read", "redact", "tail"]
+__all__ = ["Line", "follow", "parse_duration", "read", "redact", "tail", "written"]
 
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z ")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -64,12 +64,17 @@ def parse_duration(text: str) -> float:
 
 def redact(text: str, values: Iterable[str]) -> str:
     """Return text with secret values of six characters and more taken out, however Python or JSON wrote them."""
-    for form in sorted(_forms(values), key=len, reverse=True):
+    return _without(text, _forms(values))
+
+
+def _without(text: str, forms: Sequence[str]) -> str:
+    for form in forms:
         text = text.replace(form, _REDACTED)
     return text
 
 
-def _forms(values: Iterable[str]) -> set[str]:
+def _forms(values: Iterable[str]) -> list[str]:
+    """Return what to look for, the longest first: a value may hold another one."""
     forms: set[str] = set()
     for value in values:
         lines = (line.strip() for line in value.splitlines())  # a key of several lines is logged as several lines
@@ -82,11 +87,39 @@ def _forms(values: Iterable[str]) -> set[str]:
             }
             with contextlib.suppress(UnicodeEncodeError):
                 forms.add(urllib.parse.quote(secret, safe=""))
-    return {form for form in forms if len(form) >= _SHORTEST_SECRET}
+    return sorted((form for form in forms if len(form) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
-def tail(path: Path, lines: int = 20, *, values: Iterable[str] = (), limit: int = 64 << 10) -> str:
-    """Return the last lines of a log, of its rotated part too where it is short; empty where there is no log.
+@contextlib.contextmanager
+def written(path: Path, log: Callable[[str], None], values: Iterable[str] = ()) -> Iterator[Callable[[str], None]]:
+    """Yield a function that takes lines, for a log of mode 0600 and for `log`, without secrets in either.
+
+    Parameters
+    ----------
+    path : Path
+        The log; lines are added to what it holds.
+    log : callable
+        Gets each line too, without its time.
+    values : iterable of str
+        Secrets to take out.
+    """
+    forms = _forms(values)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", buffering=1) as file:
+
+        def both(text: str) -> None:
+            clean = _without(text, forms)
+            now = datetime.datetime.now(datetime.timezone.utc)
+            stamp = f"{now:%Y-%m-%dT%H:%M:%S}.{now.microsecond // 1000:03d}Z"
+            file.write("".join(f"{stamp} {line}\n" for line in _split(clean) or [""]))
+            log(clean)
+
+        yield both
+
+
+def tail(path: Path, lines: int = 20, *, values: Iterable[str] = (), limit: int = 64 << 10) -> list[str]:
+    """Return the last lines of a log, of its rotated part too where it is short; none where there is no log.
 
     Parameters
     ----------
@@ -103,7 +136,8 @@ def tail(path: Path, lines: int = 20, *, values: Iterable[str] = (), limit: int 
     if text.count("\n") < lines:
         older = _end(_rotated(path), limit)
         text = f"{older}\n{text}" if older and not older.endswith("\n") else older + text
-    return redact("\n".join(_split(text)[-lines:] if lines > 0 else []), values)
+    forms = _forms(values)
+    return [_without(line, forms) for line in _split(text)[-lines:]] if lines > 0 else []
 
 
 def _end(path: Path, limit: int) -> str:
@@ -141,13 +175,13 @@ def read(path: Path, *, since_ms: int | None = None, values: Iterable[str] = ())
     values : iterable of str
         Secrets to take out.
     """
-    forms = tuple(values)
+    forms = _forms(values)
     for part in (_rotated(path), path):
         with contextlib.suppress(FileNotFoundError), part.open("rb") as file:
             yield from _lines(path, file, since_ms, forms)
 
 
-def _lines(path: Path, file: BinaryIO, since_ms: int | None, values: tuple[str, ...]) -> Iterator[Line]:
+def _lines(path: Path, file: BinaryIO, since_ms: int | None, forms: Sequence[str]) -> Iterator[Line]:
     unknown: list[str] = []  # what stands before the first time: as old as that
     last: int | None = None
     for raw in file:
@@ -160,13 +194,13 @@ def _lines(path: Path, file: BinaryIO, since_ms: int | None, values: tuple[str, 
         assert last is not None
         if since_ms is None or last >= since_ms:
             for line in (*unknown, text):
-                yield Line(path, redact(line, values), last)
+                yield Line(path, _without(line, forms), last)
         unknown.clear()
     if unknown:
         changed = int(os.fstat(file.fileno()).st_mtime * 1000)
         if since_ms is None or changed >= since_ms:
             for line in unknown:
-                yield Line(path, redact(line, values), changed)
+                yield Line(path, _without(line, forms), changed)
 
 
 def _stamp_ms(text: str) -> int | None:
@@ -200,7 +234,7 @@ def follow(
     wait : callable
         Called when there is nothing new; sleeps a little, and returns false to end.
     """
-    secrets = tuple(values)
+    forms = _forms(values)
     watched: dict[Path, _Watched] = {}
     with contextlib.ExitStack() as stack:
         at_end = since_ms is None
@@ -214,7 +248,7 @@ def follow(
             news += [line for log in watched.values() for line in log.news()]
             for line in sorted(news, key=lambda line: line.time_ms):
                 if since_ms is None or line.time_ms >= since_ms:
-                    yield Line(line.path, redact(line.text, secrets), line.time_ms)
+                    yield Line(line.path, _without(line.text, forms), line.time_ms)
             if not news and not wait():
                 return
 
