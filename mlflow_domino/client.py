@@ -38,7 +38,7 @@ class DominoDeploymentClient(BaseDeploymentClient):
     """
 
     def __init__(self, target_uri: str, *, home: Home | None = None) -> None:
-        super().__init__(target_uri)
+        super().__init__(target_uri)  # type: ignore[no-untyped-call]  # MLflow has no annotations
         self._home = home
 
     def create_deployment(

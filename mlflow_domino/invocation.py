@@ -49,7 +49,7 @@ def body_of(inputs: Any) -> dict[str, Any]:
         return {"inputs": inputs.tolist()}
     if isinstance(inputs, Mapping):
         if {"data"} == set(inputs) or {"parameters"} == set(inputs) or any(key in inputs for key in _SCORING):
-            return _plain(inputs)
+            return dict(_plain(inputs))
         return {"inputs": _plain(inputs)}
     if isinstance(inputs, list):
         return {"inputs": inputs}

@@ -98,9 +98,12 @@ class Rollout:
         versions = self._records.versions(endpoint.id)
         for version in versions:
             if version.id in wanted and version.target is not Target.RUNNING:
-                self.change(version, target=Target.RUNNING)
+                self.change(version, target=Target.RUNNING, status=Status.RUNNING)
             elif version.id not in wanted and version.status in _UNFINISHED:
-                self.change(version, target=Target.STOPPED, status=Status.FAILED, reason="interrupted before it was ready")
+                status = Status.FAILED if version.artifact is None else Status.READY_TO_RUN
+                self.change(version, target=Target.STOPPED, status=status, reason="interrupted before it was ready")
+            elif version.id not in wanted and version.target is Target.RUNNING:
+                self.change(version, status=Status.STOPPED)  # its own route goes too, or it would never be idle
         versions = self._records.versions(endpoint.id)
         for version in versions:
             if version.id in wanted:
@@ -135,8 +138,7 @@ class Rollout:
             if not self._plane.drain(version, max(0.0, deadline - time.monotonic())):
                 self._say(f"version {version.number} had requests in flight after {drain_s:g} s; they are cut off")
         for version in versions:
-            failed = version.status in (Status.FAILED, Status.STALLED)
-            self.change(version, target=Target.STOPPED, status=version.status if failed else Status.STOPPED)
+            self.change(version, target=Target.STOPPED, status=Status.STOPPED)
         if versions:
             self.publish(without=without)
         for version in versions:

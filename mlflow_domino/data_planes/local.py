@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
-import json
+import os
 import shutil
-import socket
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +77,8 @@ class LocalDataPlane(DataPlane):
 
     def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
         folder = self._home.version(version.id)
-        model = source.folder_of(version.source, folder) if version.source.kind == "Registry" else None
-        with logs.written(folder / "build.log", log, secrets.variables.values()) as both:
+        model = _model(version, folder)
+        with _written(folder / "build.log", log) as both:
             built = self._environments.build(model, version.settings, secrets, both)
         write_text(folder / "requirements.lock", built.lock_text)
         return Artifact(
@@ -174,8 +172,8 @@ class LocalDataPlane(DataPlane):
 
     def _tail(self, version: Version, state: replica.ReplicaState) -> str:
         values = secret.load(self._home.version(version.id) / "secrets.json").variables.values()
-        lines = [line for path in self.logs(version, replica=state.number) for line in logs.tail(path, _TAIL_LINES)]
-        return str(logs.redact("\n".join(lines), values))
+        paths = self.logs(version, replica=state.number)
+        return logs.tail(paths[0], _TAIL_LINES, values=values) if paths else ""
 
     def _state(self, version: Version, number: int) -> replica.ReplicaState:
         return replica.read(number, self._replica(version, number), self._gateway.address(version.id, number))
@@ -204,7 +202,11 @@ class LocalDataPlane(DataPlane):
         environment = self._home.environments / artifact.environment
         if not self._environments.has(artifact.environment):
             self._environments.rebuild(
-                (folder / "requirements.lock").read_text(), version.settings, secret.load(folder / "secrets.json"), _silent
+                (folder / "requirements.lock").read_text("utf-8"),
+                version.settings,
+                secret.load(folder / "secrets.json"),
+                _silent,
+                model=_model(version, folder),
             )
         launcher = self._home.harnesses / artifact.harness / _HARNESS_PACKAGE / "launch.py"
         (folder / "logs").mkdir(mode=0o700, exist_ok=True)
@@ -263,6 +265,24 @@ def _silent(_line: str) -> None:
     pass
 
 
+def _model(version: Version, folder: Path) -> Path | None:
+    return source.folder_of(version.source, folder) if version.source.kind == "Registry" else None
+
+
+@contextlib.contextmanager
+def _written(path: Path, log: Log) -> Iterator[Log]:
+    """Give a log that tells the person who waits, and keeps what it told."""
+    with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+
+        def both(line: str) -> None:
+            stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+            file.write(f"{stamp.removesuffix('+00:00')}Z {line}\n")
+            file.flush()
+            log(line)
+
+        yield both
+
+
 def _vassal(version_id: str, number: int) -> str:
     return f"{version_id}-{number}"
 
@@ -290,5 +310,3 @@ def _install_harness(home: Home) -> str:
             beside.rename(final)
     return name
 
-
-_ = (json, socket, sys, time)

@@ -1,0 +1,55 @@
+"""The route table as a pure function of the records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from mlflow_domino.data_planes.base import World
+from mlflow_domino.gateway.routes import Cluster, Route, RouteTable
+from mlflow_domino.models import Endpoint, Status, Target, Version
+
+__all__ = ["route_table"]
+
+
+def route_table(world: World, addresses: Callable[[Version], tuple[str, ...]], *, generation: int = 0) -> RouteTable:
+    """Return what the gateway routes where.
+
+    `latest` and `labels/prod` lead to the versions that the endpoint names; a pinned route leads to each version that
+    runs and has been ready once. Where nothing runs, callers get 503 and the reason.
+
+    Parameters
+    ----------
+    addresses : callable
+        Gives the addresses of a version's replicas: sockets' paths, or host:port.
+    """
+    running = {v.id: v for v in world.versions if v.target is Target.RUNNING and v.replicas > 0}
+    routes = [route for endpoint in world.endpoints for route in _routes(endpoint, world, running)]
+    used = {r.cluster for r in routes}
+    clusters = [
+        Cluster(name=v.id, addresses=addresses(v), max_requests=_capacity(v)) for v in running.values() if v.id in used
+    ]
+    return RouteTable(tuple(sorted(clusters, key=lambda c: c.name)), tuple(routes), generation)
+
+
+def _capacity(version: Version) -> int:
+    settings = version.settings
+    return version.replicas * (settings.workers * settings.threads + settings.max_queue)
+
+
+def _routes(endpoint: Endpoint, world: World, running: dict[str, Version]) -> Iterator[Route]:
+    labels = {"latest": endpoint.latest}
+    if endpoint.settings.routing_mode == "advanced":
+        labels["labels/prod"] = endpoint.promoted
+    for label, version_id in labels.items():
+        yield _route(endpoint, label, running.get(version_id or ""))
+    for version in world.versions:
+        if version.endpoint_id == endpoint.id and version.id in running and version.status is Status.RUNNING:
+            yield _route(endpoint, str(version.number), version)
+
+
+def _route(endpoint: Endpoint, label: str, version: Version | None) -> Route:
+    if version is None:
+        reason = "stopped" if endpoint.target is Target.STOPPED else "not ready"
+        return Route(endpoint.id, label, None, reason=reason)
+    settings = version.settings
+    return Route(endpoint.id, label, version.id, timeout_s=settings.request_timeout_s, max_body=settings.max_body)
