@@ -118,8 +118,8 @@ def written(path: Path, log: Callable[[str], None], values: Iterable[str] = ()) 
         yield both
 
 
-def tail(path: Path, lines: int = 20, *, values: Iterable[str] = (), limit: int = 64 << 10) -> list[str]:
-    """Return the last lines of a log, of its rotated part too where it is short; none where there is no log.
+def tail(path: Path, lines: int = 20, *, values: Iterable[str] = (), limit: int = 64 << 10) -> str:
+    """Return the last lines of a log, of its rotated part too where it is short; empty where there is no log.
 
     Parameters
     ----------
@@ -136,8 +136,7 @@ def tail(path: Path, lines: int = 20, *, values: Iterable[str] = (), limit: int 
     if text.count("\n") < lines:
         older = _end(_rotated(path), limit)
         text = f"{older}\n{text}" if older and not older.endswith("\n") else older + text
-    forms = _forms(values)
-    return [_without(line, forms) for line in _split(text)[-lines:]] if lines > 0 else []
+    return redact("\n".join(_split(text)[-lines:] if lines > 0 else []), values)
 
 
 def _end(path: Path, limit: int) -> str:

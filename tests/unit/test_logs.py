@@ -68,36 +68,36 @@ def test_what_is_no_length_of_time_is_refused(text):
 
 
 def test_the_tail_is_the_last_lines(log):
-    assert logs.tail(log, 2) == ["  ValueError: no", "2026-11-23T01:22:03.456Z the end"]
-    assert logs.tail(log, 100) == LOG.splitlines()
-    assert logs.tail(log, 0) == []
+    assert logs.tail(log, 2) == "  ValueError: no\n2026-11-23T01:22:03.456Z the end"
+    assert logs.tail(log, 100) == LOG.rstrip("\n")
+    assert logs.tail(log, 0) == ""
 
 
 def test_a_log_that_is_not_there_has_no_tail(tmp_path):
-    assert logs.tail(tmp_path / "nowhere.log") == []
+    assert logs.tail(tmp_path / "nowhere.log") == ""
 
 
 def test_the_tail_reaches_into_the_rotated_part(log):
     log.with_name("replica-0.log.1").write_text("older 1\nolder 2")
-    assert logs.tail(log, 7)[:2] == ["older 2", "*** starting uWSGI ***"]
-    assert logs.tail(log, 2)[0] == "  ValueError: no"
+    assert logs.tail(log, 7).startswith("older 2\n*** starting")
+    assert logs.tail(log, 2).startswith("  ValueError")
 
 
 def test_the_tail_of_a_huge_log_reads_only_its_end(log):
     log.write_text("x" * 1000 + "\n" + "first\nlast\n")
-    assert logs.tail(log, 5, limit=100) == ["first", "last"]
+    assert logs.tail(log, 5, limit=100) == "first\nlast"
     log.write_text("y" * 1000)
-    assert logs.tail(log, 5, limit=100) == ["y" * 100]
+    assert logs.tail(log, 5, limit=100) == "y" * 100
 
 
 def test_a_line_without_an_end_and_bytes_that_are_no_text_are_shown(log):
     log.write_bytes(b"caf\xe9\r\nunfinished")
-    assert logs.tail(log) == ["caf\ufffd", "unfinished"]
+    assert logs.tail(log) == "caf\ufffd\nunfinished"
 
 
 def test_other_characters_that_split_lines_do_not(log):
     log.write_text("a\x0bb\u2028c\n")
-    assert logs.tail(log, 1) == ["a\x0bb\u2028c"]
+    assert logs.tail(log, 1) == "a\x0bb\u2028c"
 
 
 # ---- reading since -------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_a_key_of_several_lines_is_taken_out_line_by_line():
 
 def test_secrets_are_taken_out_of_tails_lines_and_what_is_followed(log):
     log.write_text("token hunter2!\n")
-    assert logs.tail(log, values=["hunter2!"]) == ["token [redacted]"]
+    assert logs.tail(log, values=["hunter2!"]) == "token [redacted]"
     assert [line.text for line in logs.read(log, values=["hunter2!"])] == ["token [redacted]"]
     followed = logs.follow(lambda: [log], values=["hunter2!"], wait=lambda: False, since_ms=0)
     assert [line.text for line in followed] == ["token [redacted]"]
