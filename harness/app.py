@@ -11,7 +11,6 @@ from .encoding import encode
 from .errors import BY_STATUS, ModelFailed, NotAllowed, NotFound, Refusal
 from .log import log
 from .metrics import Metrics
-from .openapi import document
 from .service import TICKET, Service, discard_body
 from .tracker import Ticket, Tracker
 
@@ -61,7 +60,7 @@ def _add_routes(app: Flask, service: Service, metrics: Metrics) -> None:
     route("/model", "POST", lambda: _json(service.model(request.environ)))
     route("/invocations", "POST", lambda: _json(service.invocations(request.environ)))
     route("/version", "GET", lambda: _json(encode(service.version())))
-    route("/openapi.json", "GET", lambda: _json(encode(document(service.describe()))))
+    route("/openapi.json", "GET", lambda: _json(encode(service.describe())))
     route("/metrics", "GET", lambda: Response(metrics.exposition(), content_type=metrics.content_type))
 
 
@@ -86,10 +85,10 @@ def _add_error_handlers(app: Flask, service: Service) -> None:
 def _translate(error: HTTPException) -> Refusal:
     status = error.code or 500
     if status == 404:
-        return NotFound("there is nothing at {}; a model is called by POST /model".format(request.path))
+        return NotFound(f"there is nothing at {request.path}; a model is called by POST /model")
     if status == 405:
         allow = ", ".join(sorted(set(getattr(error, "valid_methods", None) or ()) - {"HEAD", "OPTIONS"}))
-        return NotAllowed("{} answers {} only".format(request.path, allow), allow=allow)
+        return NotAllowed(f"{request.path} answers {allow} only", allow=allow)
     kind = BY_STATUS.get(status)
     if kind is not None:
         return kind(str(error.description))

@@ -47,9 +47,9 @@ def to_jsonable(value: Any, place: str = "", depth: int = 0) -> Any:
     if depth > 200:
         raise _no_form(value, place, "is nested deeper than 200 levels, or holds itself")
     if isinstance(value, dict):
-        return {_key(k, place): to_jsonable(v, "{}.{}".format(place, k), depth + 1) for k, v in value.items()}
+        return {_key(k, place): to_jsonable(v, f"{place}.{k}", depth + 1) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [to_jsonable(v, "{}[{}]".format(place, i), depth + 1) for i, v in enumerate(value)]
+        return [to_jsonable(v, f"{place}[{i}]", depth + 1) for i, v in enumerate(value)]
     for base in kind.__mro__:
         convert = _BY_TYPE.get("{}.{}".format(base.__module__.partition(".")[0], base.__qualname__))
         if convert is not None:
@@ -68,16 +68,16 @@ def _by_shape(value: Any, place: str) -> Any:
                 try:
                     return method()
                 except Exception as error:
-                    raise _no_form(value, place, "could not be converted: {}".format(type(error).__name__)) from error
+                    raise _no_form(value, place, f"could not be converted: {type(error).__name__}") from error
     raise _no_form(value, place, "has no JSON form; return lists, dicts, numbers, text, arrays or frames")
 
 
 def _no_form(value: Any, place: str, why: str) -> ModelFailed:
     kind = type(value)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else "{}.{}".format(kind.__module__, kind.__qualname__)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     where = place.lstrip(".") or "the result"
     return ModelFailed(
-        "the model's result cannot be encoded: {}, of type {}, {}".format(where, name, why), code="RESULT_NOT_ENCODABLE"
+        f"the model's result cannot be encoded: {where}, of type {name}, {why}", code="RESULT_NOT_ENCODABLE"
     )
 
 
@@ -128,14 +128,14 @@ def _numpy_array(value: Any) -> Any:
     if value.dtype.kind in "Mm":
         return [_numpy_array(v) if v.ndim else _numpy_scalar(v) for v in value] if value.ndim else value[()]
     if value.dtype.kind == "c":
-        raise _no_form(value, "", "of dtype {} has no JSON form".format(value.dtype))
+        raise _no_form(value, "", f"of dtype {value.dtype} has no JSON form")
     return value.tolist()
 
 
 def _frame(value: Any) -> List[Dict[Any, Any]]:
     columns = list(value.columns)
     if len(set(columns)) != len(columns):
-        raise _no_form(value, "", "has columns of the same name: {}".format(columns))
+        raise _no_form(value, "", f"has columns of the same name: {columns}")
     return value.to_dict(orient="records")
 
 

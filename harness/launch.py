@@ -52,7 +52,7 @@ def main() -> None:
         listening = _listen(config)
         _become_uwsgi(uwsgi_arguments(config, listening.fileno()))
     except BaseException as error:
-        status.fail("the replica cannot start: {}: {}".format(type(error).__name__, error))
+        status.fail(f"the replica cannot start: {type(error).__name__}: {error}")
         raise
 
 
@@ -109,9 +109,9 @@ def uwsgi_arguments(config: Config, descriptor: int) -> List[str]:
         "single-interpreter": True,
         "enable-threads": True,
         "processes": config.workers,
-        "http-socket": "fd://{}".format(descriptor),
+        "http-socket": f"fd://{descriptor}",
         "listen": backlog(config),
-        "module": "{}.wsgi".format(package),
+        "module": f"{package}.wsgi",
         # The shell expands the variables, which uWSGI leaves alone: the paths may hold anything.
         "attach-daemon": 'exec "$DOMINO_PYTHON" -I "$DOMINO_WATCHDOG"',
         "buffer-size": 65535,
@@ -130,7 +130,7 @@ def uwsgi_arguments(config: Config, descriptor: int) -> List[str]:
         options["threads"] = config.threads
     arguments = []
     for name, value in options.items():
-        arguments.append("--" + name if value is True else "--{}={}".format(name, value))
+        arguments.append("--" + name if value is True else f"--{name}={value}")
     return arguments
 
 

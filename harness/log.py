@@ -32,7 +32,7 @@ class Redaction:
         for name, value in secrets.items():
             for form in self._forms(value):
                 if len(form) >= _SHORTEST:
-                    forms.setdefault(form, "<{}>".format(name))
+                    forms.setdefault(form, f"<{name}>")
         # The longest first: a value may hold another one.
         self._forms_by_length = sorted(forms.items(), key=lambda item: -len(item[0]))
 
@@ -115,7 +115,7 @@ class StampedStream(io.TextIOBase):
         rest = "" if whole else lines.pop()
         self._pending, self._length = [rest], len(rest)
         now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + ".{:03d}Z ".format(int(now * 1000) % 1000)
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now * 1000) % 1000:03d}Z "
         text = "".join(stamp + self._redaction(line.rstrip("\r")) + "\n" for line in lines if line or not whole)
         # One write for all lines: the descriptor appends, so lines of several processes do not mix.
         self._stream.write(text)
@@ -125,14 +125,14 @@ class StampedStream(io.TextIOBase):
 def install(redaction: Redaction) -> None:
     """Stamp and redact everything that Python writes to its standard streams from now on."""
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, "__{}__".format(name)) or open({"stdout": 1, "stderr": 2}[name], "w", closefd=False)  # noqa: SIM115
+        stream = getattr(sys, f"__{name}__") or open({"stdout": 1, "stderr": 2}[name], "w", closefd=False)  # noqa: SIM115
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")
         setattr(sys, name, StampedStream(stream, redaction))
 
 
 def log(message: str, *, request_id: str = "", error: Optional[BaseException] = None) -> None:
     """Write a line of ours, and the traceback of an error below it."""
-    text = "[harness] " + ("[{}] ".format(request_id) if request_id else "") + message + "\n"
+    text = "[harness] " + (f"[{request_id}] " if request_id else "") + message + "\n"
     if error is not None:
         text += "".join(traceback.format_exception(type(error), error, error.__traceback__))
     sys.stderr.write(text)

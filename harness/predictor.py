@@ -53,17 +53,17 @@ def parse_call(body: Any) -> Call:
         raise InvalidInput('the body must be a JSON object: {"data": {name: value}} or {"parameters": [value]}')
     if ("data" in body) == ("parameters" in body):
         both = "both are" if "data" in body else "neither is"
-        raise InvalidInput("the body must hold either `data` or `parameters`: {} there".format(both))
+        raise InvalidInput(f"the body must hold either `data` or `parameters`: {both} there")
     unknown = [key for key in body if key not in ("data", "parameters", "params")]
     if unknown:
-        raise InvalidInput("unknown key {!r} beside `data` or `parameters`".format(unknown[0]))
+        raise InvalidInput(f"unknown key {unknown[0]!r} beside `data` or `parameters`")
     for key, kind, words in (
         ("data", dict, "an object"),
         ("parameters", list, "a list"),
         ("params", dict, "an object"),
     ):
         if key in body and not isinstance(body[key], kind):
-            raise InvalidInput("`{}` must be {}, not {}".format(key, words, json_type(body[key])))
+            raise InvalidInput(f"`{key}` must be {words}, not {json_type(body[key])}")
     return Call(body.get("data"), body.get("parameters"), body.get("params"))
 
 
@@ -120,16 +120,16 @@ def load_predictor(config: Config) -> Predictor:
     except StartFailed:
         raise
     except SystemExit as error:
-        reason = "the model ended the process while it was loaded: sys.exit({!r})".format(error.code)
+        reason = f"the model ended the process while it was loaded: sys.exit({error.code!r})"
         raise StartFailed(reason, detail=traceback.format_exc()) from error
     except BaseException as error:
-        reason = "the model cannot be loaded: {}".format(summary(error))
+        reason = f"the model cannot be loaded: {summary(error)}"
         raise StartFailed(reason, detail=traceback.format_exc()) from error
 
 
 def summary(error: BaseException) -> str:
     """Return an exception's type and message in one line of at most a thousand characters."""
-    text = " ".join("{}: {}".format(type(error).__name__, error).split())
+    text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= 1000 else text[:1000] + "..."
 
 
@@ -144,7 +144,7 @@ class FilePredictor(Predictor):
         source = config.source
         path = os.path.join(source.path, source.file)
         if not os.path.isfile(path):
-            raise StartFailed("{}: there is no such file in the project".format(source.file))
+            raise StartFailed(f"{source.file}: there is no such file in the project")
         module = _source_script(path, source.path)
         self._name = source.function
         self._function = _find(module, source.function, source.file)
@@ -171,7 +171,7 @@ class FilePredictor(Predictor):
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise InvalidInput(
-                "{0}() {1}; it is {0}{2}".format(self._name, error, self._signature), code="WRONG_ARGUMENTS"
+                f"{self._name}() {error}; it is {self._name}{self._signature}", code="WRONG_ARGUMENTS"
             ) from None
 
     def describe(self) -> Dict[str, Any]:
@@ -190,7 +190,7 @@ def _source_script(path: str, root: str) -> Any:
         name = "_domino_script"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise StartFailed("{}: no Python script (its name must end in .py)".format(os.path.basename(path)))
+        raise StartFailed(f"{os.path.basename(path)}: no Python script (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # before it runs: pickle and dataclasses look a class's module up
     spec.loader.exec_module(module)
@@ -206,9 +206,9 @@ def _find(module: Any, name: str, file: str) -> Callable[..., Any]:
                 n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__
             ]
             there = "; functions there: " + ", ".join(own[:20]) if own else ""
-            raise StartFailed("{}: there is no {!r} in it{}".format(file, name, there))
+            raise StartFailed(f"{file}: there is no {name!r} in it{there}")
     if not callable(found):
-        raise StartFailed("{}: {!r} is a {}, which cannot be called".format(file, name, type(found).__name__))
+        raise StartFailed(f"{file}: {name!r} is a {type(found).__name__}, which cannot be called")
     return found
 
 

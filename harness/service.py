@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from typing import Any, Callable, Dict, Mapping
@@ -12,6 +11,8 @@ from .config import Config
 from .encoding import encode
 from .errors import InvalidInput, LengthRequired, ModelFailed, Overdue, Refusal, TooLarge, Unsupported
 from .log import Redaction, log
+from .openapi import document
+from .parsing import parse_json
 from .predictor import Predictor, parse_call
 from .tokens import Tokens
 from .tracker import Ticket
@@ -52,7 +53,7 @@ class Service:
         ticket = environ[TICKET]
         kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
         if kind not in _JSON_TYPES and not kind.endswith("+json"):
-            raise Unsupported("the body must be application/json, not {}".format(kind))
+            raise Unsupported(f"the body must be application/json, not {kind}")
         body = self.read_body(environ)
         call = parse_call(parse_json(body))
         started = time.perf_counter()
@@ -79,7 +80,8 @@ class Service:
         return answer
 
     def describe(self) -> Dict[str, Any]:
-        return self._predictor.describe()
+        """Return the OpenAPI document."""
+        return document(self._config, self._predictor.describe())
 
     def version(self) -> Dict[str, Any]:
         return dict(self._release)
@@ -97,20 +99,18 @@ class Service:
             raise LengthRequired("send the body with a Content-Length: chunked bodies are not read here")
         length = content_length(environ)
         if length > self._config.max_body:
-            raise TooLarge(
-                "the body has {} bytes, the limit is {} (setting max_body)".format(length, self._config.max_body)
-            )
+            raise TooLarge(f"the body has {length} bytes, the limit is {self._config.max_body} (setting max_body)")
         environ[_BODY_READ] = True
         body = environ["wsgi.input"].read(length) if length else b""
         if len(body) != length:
-            raise InvalidInput("the body ended after {} of {} bytes".format(len(body), length))
+            raise InvalidInput(f"the body ended after {len(body)} of {length} bytes")
         return body
 
     def refuse(self, refusal: Refusal, request_id: str) -> bytes:
         """Return the body of an answer that is not 200, and write what only the log may say."""
         error = {"code": refusal.code, "message": self._redaction(refusal.message), "request_id": request_id}
         if isinstance(refusal, ModelFailed):
-            log("{}\n{}".format(refusal.message, refusal.traceback).rstrip(), request_id=request_id)
+            log(f"{refusal.message}\n{refusal.traceback}".rstrip(), request_id=request_id)
             if self._config.debug and refusal.traceback:
                 error["traceback"] = self._redaction(refusal.traceback)
         return encode({"error": error})
@@ -133,18 +133,6 @@ class Service:
         if self._config.log_http_request_response:
             log("request {}".format(body.decode("utf-8", "replace")), request_id=ticket.request_id)
             log("answer {}".format(answer.decode("utf-8", "replace")), request_id=ticket.request_id)
-
-
-def parse_json(body: bytes) -> Any:
-    """Return what a body holds; NaN and infinities, which are no JSON, are refused."""
-    try:
-        return json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput("the body is not JSON: {}".format(error), code="INVALID_JSON") from None
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError("{} is no JSON value; use null".format(name))
 
 
 def content_length(environ: Mapping[str, Any]) -> int:

@@ -101,7 +101,7 @@ class Status:
 
 def write_atomically(path: str, content: bytes) -> None:
     """Replace a file whole; readers see the old content or the new."""
-    beside = "{}.{}".format(path, os.getpid())
+    beside = f"{path}.{os.getpid()}"
     with open(beside, "wb") as file:
         file.write(content)
     os.replace(beside, path)

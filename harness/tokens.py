@@ -102,7 +102,7 @@ class Tokens:
         except FileNotFoundError:
             content, listed = b"", []
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log("tokens.json cannot be read, the tokens stay as they were: {}".format(error))
+            log(f"tokens.json cannot be read, the tokens stay as they were: {error}")
             self._stamp = stamp
             return
         self._digests = tuple(digest.encode() for digest in self._fixed) + tuple(listed)

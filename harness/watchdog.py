@@ -77,9 +77,7 @@ class Watchdog:
         if time.monotonic() - self._slots.started > self._config.start_timeout_s:
             states = {State(self._slots.worker(n).state) for n in range(1, self._slots.workers + 1)}
             doing = "loading the model" if State.LOADING in states else "warming the model up"
-            self._fail(
-                "{} took longer than {:g} s (setting start_timeout_s)".format(doing, self._config.start_timeout_s)
-            )
+            self._fail(f"{doing} took longer than {self._config.start_timeout_s:g} s (setting start_timeout_s)")
 
     def _fail(self, reason: str) -> None:
         if self._status.fail(reason, log_tail()):
@@ -116,11 +114,11 @@ class Watchdog:
         if not overdue:
             return
         if not record.retiring:
-            log("over the time limit: worker {} is replaced".format(worker), request_id=overdue[0].request_id)
+            log(f"over the time limit: worker {worker} is replaced", request_id=overdue[0].request_id)
             self._retire(worker, record.pid)
             return
         if self._may_kill(overdue, flying, now - record.retired):
-            log("worker {} is killed with {} overdue request(s)".format(worker, len(overdue)))
+            log(f"worker {worker} is killed with {len(overdue)} overdue request(s)")
             send(record.pid, signal.SIGKILL)
 
     def _may_kill(self, overdue: List[SlotRecord], flying: List[SlotRecord], waited_s: float) -> bool:
@@ -145,7 +143,7 @@ class Watchdog:
         for worker in range(1, self._slots.workers + 1):
             why = self._reason_to_recycle(worker)
             if why:
-                log("worker {} is recycled: {}".format(worker, why))
+                log(f"worker {worker} is recycled: {why}")
                 self._recycling = worker
                 self._retire(worker, self._slots.worker(worker).pid)
                 return
@@ -155,11 +153,11 @@ class Watchdog:
         if record.state != State.READY or record.retiring:
             return ""
         if 0 < config.worker_max_requests <= record.requests:
-            return "{} requests served".format(record.requests)
+            return f"{record.requests} requests served"
         if config.worker_max_memory:
             resident = resident_bytes(record.pid)
             if resident > config.worker_max_memory:
-                return "{} MiB of memory in use".format(resident >> 20)
+                return f"{resident >> 20} MiB of memory in use"
         return ""
 
 
@@ -189,7 +187,7 @@ def send(pid: int, number: int) -> None:
 def alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and was not waited for does not."""
     try:
-        with open("/proc/{}/stat".format(pid), "rb") as file:
+        with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except OSError:
         return False
@@ -197,7 +195,7 @@ def alive(pid: int) -> bool:
 
 def resident_bytes(pid: int) -> int:
     try:
-        with open("/proc/{}/statm".format(pid), "rb") as file:
+        with open(f"/proc/{pid}/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
@@ -207,17 +205,17 @@ def death_notice(pid: int, state: State) -> str:
     """Say how a worker ended while it was loading; uWSGI, its parent, writes that to the log."""
     when = "loading" if state is State.LOADING else "its warm-up"
     deadline = time.monotonic() + 1.0
-    pattern = re.compile(r"\(pid: {}\) died(?:, killed by signal (\d+))?".format(pid))
+    pattern = re.compile(rf"\(pid: {pid}\) died(?:, killed by signal (\d+))?")
     while time.monotonic() < deadline:
         found = pattern.search(log_tail())
         if found is None:
             time.sleep(0.02)
         elif found.group(1) is None:
-            return "the model ended the process during {}, by os._exit or in native code".format(when)
+            return f"the model ended the process during {when}, by os._exit or in native code"
         else:
             number = int(found.group(1))
             return "the process was killed during {} by {}{}".format(when, _signal_name(number), _HINTS.get(number, ""))
-    return "the process ended during {}".format(when)
+    return f"the process ended during {when}"
 
 
 _HINTS: Dict[int, str] = {
@@ -230,7 +228,7 @@ def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
-        return "signal {}".format(number)
+        return f"signal {number}"
 
 
 def log_path() -> str:
@@ -262,7 +260,7 @@ def truncate_log(limit: int) -> None:
             _copy(old, kept)
         os.truncate(path, 0)
     except OSError as error:
-        log("the log could not be shortened: {}".format(error))
+        log(f"the log could not be shortened: {error}")
 
 
 def _copy(source: Any, target: Any) -> None:

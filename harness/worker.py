@@ -21,6 +21,7 @@ from .slots import Phase, Slots, State
 from .status import Status
 from .tokens import Tokens
 from .tracker import Tracker
+from .warmup import warm
 
 __all__ = ["Worker"]
 
@@ -66,15 +67,16 @@ class Worker:
             self._config.tokens,
             digests=self._config.token_digests,
             open_to_all=self._config.open_to_all,
-            acknowledgement=os.path.join(self._config.replica_dir, "tokens.{}".format(self._number)),
+            acknowledgement=os.path.join(self._config.replica_dir, f"tokens.{self._number}"),
         )
         metrics = Metrics(self._slots, self._number)
         self._status.move("loading")
         predictor = self._load()
         service = Service(self._config, predictor, tokens)
-        self._warm(service)
+        self._warm(predictor)
         self.tracker = Tracker(self._config.request_timeout_s, slots=self._slots, worker=self._number)
         threading.Thread(target=self._tick, args=(tokens,), name="domino-ticker", daemon=True).start()
+        faulthandler.cancel_dump_traceback_later()
         self._slots.set_load_time(self._number, time.monotonic() - started)
         self._slots.set_state(self._number, State.READY)
         self._open_when_all_are_ready(time.monotonic() - started)
@@ -84,13 +86,14 @@ class Worker:
         left = self._config.start_timeout_s - (time.monotonic() - self._slots.started)
         # Python's own watchdog thread needs no interpreter lock: it sees a model that hangs in C too.
         faulthandler.dump_traceback_later(max(0.05, left * 0.9), file=sys.__stderr__, exit=False)
-        try:
-            return load_predictor(self._config)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+        return load_predictor(self._config)
 
-    def _warm(self, service: Service) -> None:
+    def _warm(self, predictor: Predictor) -> None:
         self._slots.set_state(self._number, State.WARMING)
+        self._status.move("warming")
+        for note in (*predictor.notes, warm(self._config, predictor)):
+            if note:
+                self._status.move("warming", note=note)
 
     def _open_when_all_are_ready(self, load_time_s: float) -> None:
         with self._status.locked():
@@ -101,10 +104,10 @@ class Worker:
                 os.rename(self._config.starting_socket, self._config.socket)
             self._slots.phase = Phase.READY
         self._status.move("ready", load_time_s=round(load_time_s, 3))
-        log("ready, {} worker(s) loaded and warm".format(self._slots.workers))
+        log(f"ready, {self._slots.workers} worker(s) loaded and warm")
 
     def _give_up(self, error: StartFailed) -> None:
-        log("the start failed: {}\n{}".format(error.reason, error.detail).rstrip())
+        log(f"the start failed: {error.reason}\n{error.detail}".rstrip())
         if self._slots.phase is not Phase.READY:
             self._status.fail(error.reason, error.detail)
             self._slots.phase = Phase.FAILED
