@@ -1,0 +1,96 @@
+"""Envoy's clusters: the replicas of a version, and how Envoy chooses among them."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from mlflow_domino.gateway.routes import Cluster, is_path
+
+__all__ = ["application_cluster", "version_cluster"]
+
+_TYPE = "type.googleapis.com/envoy."
+
+
+def _endpoint(address: str) -> dict[str, Any]:
+    if is_path(address):
+        where: dict[str, Any] = {"pipe": {"path": address}}
+    else:
+        host, _, port = address.rpartition(":")
+        where = {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+    return {"endpoint": {"address": where}}
+
+
+def _is_name(address: str) -> bool:
+    if is_path(address):
+        return False
+    try:
+        ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return True
+    return False
+
+
+def _base_cluster(name: str, addresses: tuple[str, ...], max_requests: int) -> dict[str, Any]:
+    limits = {"max_connections": max_requests, "max_pending_requests": max_requests, "max_requests": max_requests}
+    options = {
+        "@type": _TYPE + "extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {"http_protocol_options": {}},
+        # uWSGI closes each connection after its answer; a second request on it would be lost now and then.
+        "common_http_protocol_options": {"max_requests_per_connection": 1},
+    }
+    return {
+        "name": name,
+        "type": "STRICT_DNS" if any(map(_is_name, addresses)) else "STATIC",
+        "connect_timeout": "2s",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [_endpoint(a) for a in addresses]}]},
+        "circuit_breakers": {"thresholds": [{**limits, "max_retries": max_requests}]},
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
+    }
+
+
+def application_cluster(name: str, address: str) -> dict[str, Any]:
+    return _base_cluster(name, (address,), 64)
+
+
+def version_cluster(cluster: Cluster) -> dict[str, Any]:
+    rendered = {
+        "@type": _TYPE + "config.cluster.v3.Cluster",
+        **_base_cluster(cluster.name, cluster.addresses, cluster.max_requests),
+        "lb_policy": "LEAST_REQUEST",
+        # When no replica seems to live, all are tried: they may be back before Envoy looks again.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
+        "outlier_detection": _outlier_detection(),
+        "ignore_health_on_host_removal": True,
+    }
+    if cluster.health_check:
+        rendered["health_checks"] = [_health_check()]
+    return rendered
+
+
+def _outlier_detection() -> dict[str, Any]:
+    """One failure to connect puts a replica aside for a second; no answer of a model's ever does."""
+    return {
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 1,
+        "enforcing_consecutive_local_origin_failure": 100,
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_consecutive_gateway_failure": 0,
+        "enforcing_success_rate": 0,
+        "enforcing_local_origin_success_rate": 0,
+        "interval": "1s",
+        "base_ejection_time": "1s",
+        "max_ejection_time": "3s",
+        "max_ejection_percent": 100,
+    }
+
+
+def _health_check() -> dict[str, Any]:
+    return {
+        "timeout": "1s",
+        "interval": "1s",
+        "no_traffic_interval": "1s",
+        "healthy_threshold": 1,
+        "unhealthy_threshold": 2,
+        "http_health_check": {"path": "/ready"},
+    }
