@@ -461,8 +461,16 @@ _SCALARS = {
 }
 
 
-def kind_of(document: Mapping[str, Any]) -> Kind:
+def kind_of(document: Mapping[str, Any], *, complete: bool = True) -> Kind:
     """Return the kind that a signature's JSON describes.
+
+    Parameters
+    ----------
+    document : mapping
+        ``{"type": …}`` with what belongs to the type.
+    complete : bool
+        Whether the properties of objects that are called required must be there. Those of a type hint need not: one
+        with a default is called required too.
 
     Raises
     ------
@@ -474,11 +482,13 @@ def kind_of(document: Mapping[str, Any]) -> Kind:
     if name == "any":
         return _Any()
     if name == "array":
-        return _Array(kind_of(document["items"]))
+        return _Array(kind_of(document["items"], complete=complete))
     if name == "map":
-        return _Map(kind_of(document["values"]))
+        return _Map(kind_of(document["values"], complete=complete))
     if name == "object":
-        return _Object({k: (kind_of(v), v.get("required", True)) for k, v in document["properties"].items()})
+        properties = document["properties"].items()
+        required = {key: complete and inner.get("required", True) for key, inner in properties}
+        return _Object({key: (kind_of(inner, complete=complete), required[key]) for key, inner in properties})
     raise Unknown(str(name))
 
 

@@ -311,7 +311,7 @@ def _inputs(specs: Sequence[Mapping[str, Any]] | None, hinted: bool) -> Any:
     if hinted:
         if len(specs) != 1:
             raise Unknown("a type hint with several inputs")
-        return Hinted(kind_of(specs[0]))
+        return Hinted(kind_of(specs[0], complete=False))
     named = specs[0].get("name") is not None
     columns = []
     for position, spec in enumerate(specs):
