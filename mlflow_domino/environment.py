@@ -31,13 +31,14 @@ from mlflow_domino.indexes import Indexes
 from mlflow_domino.interpreter import Interpreter, find
 from mlflow_domino.lean import fitness_key, misfit
 from mlflow_domino.lock import Recipe, environment_hash, lean_lock, python_of, whole_lock
-from mlflow_domino.requirements import ModelFacts, Requirements, listed, of_model, read_facts
-from mlflow_domino.resolver import Log, Uv
+from mlflow_domino.requirements import MODEL_FOLDER, ModelFacts, Requirements, listed, of_model, read_facts
+from mlflow_domino.resolver import Log, Uv, run
 
 __all__ = ["Built", "Environments", "Stored"]
 
 _MARKER = "domino.json"
 _TRIAL_S = 60.0
+_TESTS = r"site-packages/.*/tests?/"
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,10 @@ class Environments:
         ----------
         model : Path or None
             Folder of an MLflow model; None for a project, whose requirements are in ``settings.environment``.
+        settings : Settings
+            Of the version.
+        secrets : Secrets
+            Indexes with passwords, and variables that lines refer to as ``${NAME}`` and the model may need to load.
         log : callable
             Takes each line of what uv and the model's trial say, as it comes.
 
@@ -129,7 +134,7 @@ class Environments:
             self._install(lock, interpreter, uv)
         for note in notes:
             log(f"note: {note}")
-        return self._built(lock, interpreter, notes)
+        return self._built(lock, interpreter.version, notes)
 
     def rebuild(
         self, lock_text: str, settings: Settings, secrets: Secrets, log: Log, *, model: Path | None = None
@@ -138,6 +143,14 @@ class Environments:
 
         Parameters
         ----------
+        lock_text : str
+            As `build` returned it.
+        settings : Settings
+            Of the version.
+        secrets : Secrets
+            As for `build`.
+        log : callable
+            As for `build`.
         model : Path or None
             The version's model, which holds files that the lock may refer to, and the credentials of its URLs.
 
@@ -145,12 +158,18 @@ class Environments:
         ------
         EnvironmentFailed
         """
-        asked = of_model(model) if model else Requirements()
+        environment = environment_hash(lock_text)
+        if self.has(environment):
+            os.utime(self.path(environment) / _MARKER)
+            return self._built(lock_text, python_of(lock_text), ())
+        if MODEL_FOLDER in lock_text and model is None:
+            raise EnvironmentFailed("The lock refers to files of the model, and the model is not there any more.")
+        asked = _joined(of_model(model) if model else Requirements(), listed(settings.environment))
         with self._workspace() as folder:
             uv = Uv(Indexes.find(settings, secrets, asked), folder, log, model)
             interpreter, notes = _interpreter(python_of(lock_text), settings, uv)
             self._install(lock_text, interpreter, uv)
-        return self._built(lock_text, interpreter, notes)
+        return self._built(lock_text, interpreter.version, notes)
 
     def stored(self) -> list[Stored]:
         """List what is on disk, the longest unused first."""
@@ -198,14 +217,18 @@ class Environments:
 
     @contextlib.contextmanager
     def _workspace(self) -> Iterator[Path]:
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="mlflow-domino-build-") as folder:
-            yield Path(folder)
+        try:
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Not inside the home, which may stand in a project whose configuration uv would find.
+            with tempfile.TemporaryDirectory(prefix="mlflow-domino-build-") as folder:
+                yield Path(folder)
+        except OSError as error:
+            raise EnvironmentFailed(f"The environment cannot be written: {error}.") from error
 
-    def _built(self, lock: str, interpreter: Interpreter, notes: tuple[str, ...]) -> Built:
+    def _built(self, lock: str, python_version: str, notes: tuple[str, ...]) -> Built:
         environment = environment_hash(lock)
         python = self.path(environment) / "bin" / "python"
-        return Built(environment, python, lock, interpreter.version, tuple(dict.fromkeys(notes)))
+        return Built(environment, python, lock, python_version, tuple(dict.fromkeys(notes)))
 
     def _settled(
         self, recipe: Recipe, uv: Uv, model: Path | None, facts: ModelFacts | None, settings: Settings, secrets: Secrets
@@ -225,9 +248,10 @@ class Environments:
             )  # fmt: skip
             write_json(verdicts, known)
         if not known[key]:
-            return lean, ("mlflow-skinny is installed in place of mlflow: the model loads and answers with it",)
+            replaced = recipe.mlflow is not None and recipe.mlflow.name == "mlflow"
+            return lean, ("mlflow-skinny is installed in place of mlflow; the model works with it",) if replaced else ()
         return self._locked(recipe, uv, "whole"), (
-            f"the whole of mlflow is installed, since the model does not work without: {known[key]}",
+            f"the whole of mlflow is installed, since the model did not work with mlflow-skinny: {known[key]}",
         )
 
     def _locked(self, recipe: Recipe, uv: Uv, kind: str) -> str:
@@ -268,11 +292,14 @@ class Environments:
         try:
             for step in (
                 ("venv", "--quiet", "--no-project", "--python", interpreter.path, path),
-                ("pip", "install", "--python", path / "bin" / "python", "--no-deps", "--compile-bytecode", "-r", file),
+                ("pip", "install", "--python", path / "bin" / "python", "--no-deps", "-r", file),
             ):
                 finished = uv.run(*step, keep=[descriptor])
                 if finished.code != 0:
                     raise EnvironmentFailed("The packages of the lock cannot be installed.", log_tail=finished.tail)
+            # uv's own --compile-bytecode also compiles packages' tests, which takes longer than all the rest.
+            compiler = (path / "bin" / "python", "-I", "-m", "compileall", "-qq", "-j", "0", "-x", _TESTS, path / "lib")
+            run(compiler, environment={}, cwd=uv.folder, log=lambda _line: None, keep=[descriptor])
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise

@@ -31,7 +31,7 @@ _PASSED = re.compile(
     r"CC|CXX|CFLAGS|CXXFLAGS|CPPFLAGS|LDFLAGS|PKG_CONFIG_PATH|CUDA_HOME|"
     r"UV_(?:CACHE_DIR|CONFIG_FILE|NO_CONFIG|NATIVE_TLS|SYSTEM_CERTS|INSECURE_HOST|OFFLINE|KEYRING_PROVIDER|LINK_MODE|"
     r"HTTP_\w+|REQUEST_TIMEOUT|CONCURRENT_\w+|DEFAULT_INDEX|INDEX\w*|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|"
-    r"TORCH_BACKEND|EXCLUDE_NEWER|PYTHON_INSTALL_\w+|PYTHON_DOWNLOADS\w*)"
+    r"INDEX_STRATEGY|TORCH_BACKEND|EXCLUDE_NEWER|PYTHON_INSTALL_\w+|PYTHON_DOWNLOADS\w*)"
 )
 _UV_INDEXES = re.compile(r"UV_(?:DEFAULT_INDEX|INDEX|INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX)")
 _URL_USER = re.compile(r"(?<=://)[^/\s@]+@")
@@ -90,9 +90,9 @@ class Indexes:
             passed["UV_NO_INDEX"] = "1"
         if settings.offline:
             passed["UV_OFFLINE"] = "1"
-        # requirements.txt is written for pip, which looks into every index; uv's own default stops at the first that
-        # has any release of a package. This asks all of them and takes the first that has one that fits.
-        passed.setdefault("UV_INDEX_STRATEGY", "unsafe-first-match")
+        # requirements.txt is written for pip, which takes the best file of all indexes. uv stops at the first index
+        # that has the package at all, were it only for another Python; who wants that sets UV_INDEX_STRATEGY.
+        passed.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
         _pass_certificates(passed, pip, environment)
         passwords = _passwords([*passed.values()]) | _decoded(requirements.credentials.values())
         passwords |= {value for name, value in values.items() if len(value) >= 6}

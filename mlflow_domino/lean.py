@@ -17,7 +17,7 @@ __all__ = ["fitness_key", "misfit"]
 _TRIAL = """
 import sys
 import mlflow.pyfunc
-path = sys.argv[1]
+path, answered = sys.argv[1:]
 model = mlflow.pyfunc.load_model(path)
 example = None
 if model.metadata.saved_input_example_info:
@@ -33,6 +33,7 @@ if params:
     model.predict(example, params=params)
 elif example is not None:
     model.predict(example)
+open(answered, "w").close()
 """
 _CUSTOM = "mlflow.pyfunc.model"
 _PASSED = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
@@ -58,10 +59,16 @@ def misfit(
     ----------
     python : Path
         Of the environment.
+    model : Path
+        Folder of the model.
     variables : mapping of str to str
         The endpoint's own; everything else of ours is kept away.
     folder : Path
         Where it runs; anything may be written there.
+    deadline_s : float
+        After which it counts as not working.
+    log : callable
+        Takes each line that the model prints, with the variables' values hidden.
 
     Returns
     -------
@@ -76,16 +83,20 @@ def misfit(
         return line
 
     environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    answered = folder / "answered"
+    answered.unlink(missing_ok=True)
     finished = run(
-        [python, "-I", "-B", "-c", _TRIAL, model.resolve()],
+        [python, "-I", "-B", "-c", _TRIAL, model.resolve(), answered],
         environment={**environment, **variables},
         cwd=folder,
         log=lambda line: log(redacted(line)),
         deadline_s=deadline_s,
     )
-    if finished.code == 0:
+    if answered.exists():  # the code alone proves nothing: a model may end the process with 0 while it loads
         return ""
     if finished.code is None:
         return f"no answer within {deadline_s:g} s"
     lines = [line for line in finished.tail.splitlines() if line.strip()]
-    return redacted(lines[-1].strip())[:300] if lines else f"the process ended with code {finished.code}"
+    if finished.code and lines:
+        return redacted(lines[-1].strip())[:300]
+    return f"the process ended with code {finished.code} while the model was loaded or tried"

@@ -35,7 +35,9 @@ HARNESS = (
 )
 _SPELLED = {"pyuwsgi": "uWSGI", "flask": "Flask", "six": "Six", "prometheus-client": "Prometheus-client"}
 _FORMAT = "# Lock of mlflow-domino, format 1, for "
-_NETWORK = re.compile(r"Failed to fetch|error sending request|Request failed after|network was disabled|dns error|40[13]")
+_NETWORK = re.compile(
+    r"Failed to fetch|error sending request|Request failed after|network was disabled|dns error|401 Unauthorized"
+)
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,7 @@ def lean_lock(recipe: Recipe, uv: Uv) -> str | None:
     return _checked(recipe, asked, text)
 
 
-def resolve(
-    asked: Requirements, interpreter: Interpreter, uv: Uv, *, hashes: bool = True
-) -> tuple[str | None, str]:
+def resolve(asked: Requirements, interpreter: Interpreter, uv: Uv, *, hashes: bool = True) -> tuple[str | None, str]:
     """Ask uv; return (its message, "") when it could not, (None, the resolution) when it could."""
     given, limits, result = (uv.folder / name for name in ("requirements.in", "constraints.in", "resolved.txt"))
     given.write_text("\n".join([*asked.build_options, *(item.text for item in asked.items), ""]), "utf-8")
@@ -167,7 +167,7 @@ def resolve(
     options += ["--prerelease", "allow"] if asked.prerelease else []
     finished = uv.run(
         "pip", "compile", given, "--constraints", limits, "--output-file", result,
-        "--python", interpreter.path, "--quiet", *options,
+        "--python", interpreter.path, *options, messages_only=True,
     )  # fmt: skip
     if finished.code != 0:
         return finished.tail or f"uv ended with code {finished.code} and no message", ""
@@ -189,7 +189,9 @@ def _checked(recipe: Recipe, asked: Requirements, text: str) -> str:
     pins = _pins(text)
     present = {*pins, *(item.name for item in asked.items)}
     missing = [
-        need.name for need in HARNESS if need.name not in present and not (need.name == "pyuwsgi" and "uwsgi" in present)
+        need.name
+        for need in HARNESS
+        if need.name not in present and not (need.name == "pyuwsgi" and "uwsgi" in present)
     ]
     if missing:
         raise EnvironmentFailed(
@@ -225,7 +227,9 @@ def _with_own_hashes(text: str, items: Sequence[Requirement]) -> str:
             raise EnvironmentFailed(
                 f"{item.where}: no file of {item.text} in the package index has a hash that the line allows."
             )
-        blocks[index] = " \\\n".join([block.split(" \\")[0].rstrip(), *(f"    --hash={digest}" for digest in kept)]) + "\n"
+        blocks[index] = (
+            " \\\n".join([block.split(" \\")[0].rstrip(), *(f"    --hash={digest}" for digest in kept)]) + "\n"
+        )
     return "".join(blocks)
 
 

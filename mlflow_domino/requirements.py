@@ -25,7 +25,16 @@ from packaging.utils import canonicalize_name
 
 from mlflow_domino.errors import InvalidInput
 
-__all__ = ["MODEL_FOLDER", "ModelFacts", "Requirement", "Requirements", "listed", "of_model", "read_facts", "references"]
+__all__ = [
+    "MODEL_FOLDER",
+    "ModelFacts",
+    "Requirement",
+    "Requirements",
+    "listed",
+    "of_model",
+    "read_facts",
+    "references",
+]
 
 #: Variable that stands for the model's folder in lines about files inside the model.
 MODEL_FOLDER = "DOMINO_MODEL_FOLDER"
@@ -108,7 +117,15 @@ class ModelFacts:
 
 
 def read_facts(folder: Path) -> ModelFacts:
-    """Read the MLmodel file and, for the Python version, the environment files beside it."""
+    """Read the MLmodel file and, for the Python version, the environment files beside it.
+
+    Raises
+    ------
+    InvalidInput
+        When there is no MLmodel file, or YAML that cannot be read.
+    """
+    if not (folder / "MLmodel").is_file():
+        raise InvalidInput(f"{folder} holds no MLflow model: there is no MLmodel file in it.")
     mlmodel = _mapping(folder / "MLmodel")
     flavors = mlmodel.get("flavors")
     flavors = flavors if isinstance(flavors, dict) else {}
@@ -143,10 +160,11 @@ def of_model(folder: Path) -> Requirements:
         reader.conda(folder / "conda.yaml")
     else:
         reader.notes.append("the model names no requirements; only what MLflow needs to load it is installed")
-    # MLflow puts the build tools into the environment too, and older packages import pkg_resources when they run.
+    # MLflow puts the build tools into the environment too, and older packages import pkg_resources when they run,
+    # which setuptools 81 is the first not to have.
     for line, entry in _entries(folder / "python_env.yaml", "build_dependencies"):
         if isinstance(entry, str) and re.match(r"setuptools\b", entry) and not reader.has("setuptools"):
-            reader.entries([(line, entry)], "python_env.yaml")
+            reader.entries([(line, "setuptools<81" if entry.strip() == "setuptools" else entry)], "python_env.yaml")
     return reader.result()
 
 
@@ -257,7 +275,9 @@ class _Reader:
                     self.nested(name, at, base, self.constraints if key == "constraints" else into)
             elif key in ("no_binary", "only_binary"):
                 flag = "--" + key.replace("_", "-")
-                self.lists.setdefault("build_options", []).extend(f"{flag} {name}" for name in ",".join(value).split(","))
+                self.lists.setdefault("build_options", []).extend(
+                    f"{flag} {name}" for name in ",".join(value).split(",")
+                )
             elif key in _IGNORED:
                 if key != "require_hashes":  # every lock has hashes
                     self.notes.append(f"{at}: {_IGNORED[key]} means nothing here")

@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from uv import find_uv_bin
+
 from mlflow_domino.errors import EnvironmentFailed
 from mlflow_domino.indexes import Indexes
-from mlflow_domino.requirements import Requirement
+from mlflow_domino.requirements import MODEL_FOLDER, Requirement
 
 __all__ = ["Finished", "Log", "Uv", "culprits", "run"]
 
@@ -53,17 +55,26 @@ def run(
     log: Log,
     deadline_s: float | None = None,
     keep: Sequence[int] = (),
+    messages_only: bool = False,
 ) -> Finished:
-    """Run a program to its end, or end it with everything that it started.
+    """Run a program to its end; when we are interrupted or killed, it ends with everything that it started.
 
     Parameters
     ----------
     command : sequence of str or Path
         The program's absolute path first.
+    environment : mapping of str to str
+        All of it; nothing of ours is added.
+    cwd : Path
+        Where it runs.
     log : callable
-        Takes each line of its output as it comes, already redacted by the callable itself.
+        Takes each line of its output as it comes, and redacts it.
+    deadline_s : float or None
+        After which it is killed.
     keep : sequence of int
         Descriptors that the program and its children inherit: a lock that is held as long as one of them lives.
+    messages_only : bool
+        Pass on its standard error, not its standard output.
     """
     launcher = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *map(str, command)]
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -71,9 +82,11 @@ def run(
     with subprocess.Popen(
         launcher,
         env=dict(environment), cwd=cwd, pass_fds=tuple(keep), start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL if messages_only else subprocess.PIPE,
+        stderr=subprocess.PIPE if messages_only else subprocess.STDOUT, text=True, errors="replace",
     ) as process:  # fmt: skip
-        assert process.stdout is not None
+        output = process.stderr if messages_only else process.stdout
+        assert output is not None
 
         def end() -> None:
             overdue.set()
@@ -84,7 +97,7 @@ def run(
             timer.daemon = True
             timer.start()
         try:
-            for line in process.stdout:
+            for line in output:
                 tail.append(line.rstrip("\n"))
                 log(line.rstrip("\n"))
             code = process.wait()
@@ -130,11 +143,7 @@ class Uv:
     log: Log
     model: Path | None = None
 
-    def run(self, *arguments: str | Path, keep: Sequence[int] = ()) -> Finished:
-        from uv import find_uv_bin
-
-        from mlflow_domino.requirements import MODEL_FOLDER
-
+    def run(self, *arguments: str | Path, keep: Sequence[int] = (), messages_only: bool = False) -> Finished:
         environment = dict(self.indexes.variables)
         environment |= {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "GIT_TERMINAL_PROMPT": "0", "PYTHONUTF8": "1"}
         if self.model:
@@ -144,8 +153,9 @@ class Uv:
         except FileNotFoundError as error:
             raise EnvironmentFailed("uv is not installed with this package; run `pip install uv`.") from error
         finished = run(
-            [program, *arguments], environment=environment, cwd=self.folder, log=self._passed_on, keep=keep
-        )
+            [program, *arguments], environment=environment, cwd=self.folder, log=self._passed_on, keep=keep,
+            messages_only=messages_only,
+        )  # fmt: skip
         return Finished(finished.code, self.indexes.redact(finished.tail))
 
     def _passed_on(self, line: str) -> None:
