@@ -56,7 +56,8 @@ class Home:
         if len(os.fsencode(inside)) <= _RUN_LIMIT:
             return inside
         digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"mlflow-domino-{os.getuid()}-{digest}"
+        # Not TMPDIR: it may be as long, and differ from one command to the next.
+        return Path("/tmp") / f"mlflow-domino-{os.getuid()}-{digest}"  # noqa: S108 - `ensure` checks whose it is
 
     def version(self, version_id: str) -> Path:
         """Folder of a version: source/ or model/, requirements.lock, harness.json, secrets.json, build.log, logs/."""

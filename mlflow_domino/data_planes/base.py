@@ -114,7 +114,7 @@ class DataPlane(abc.ABC):
     def publish(self, world: World) -> None:
         """Route requests as the records say; return when every gateway has accepted it.
 
-        Clusters that the new routes do not use stay until the next call, so that requests on them can finish.
+        A version whose target is to run stays reachable for the requests that it has, routed or not.
         """
 
     @abc.abstractmethod

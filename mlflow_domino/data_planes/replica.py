@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from mlflow_domino.data_planes.base import Observation
 from mlflow_domino.home import read_json
 from mlflow_domino.models import Status, Version
@@ -52,6 +54,8 @@ def read(number: int, folder: Path, address: Path) -> ReplicaState:
     if not isinstance(document, dict):
         return ReplicaState(number, "absent")
     state = str(document.get("state"))
+    if not _lives(document.get("pid")) and state != "failed":
+        return ReplicaState(number, "lost", "it ended and is being started again")
     if state == "ready" and not _listening(address):
         return ReplicaState(number, "lost", "it ended and is being started again")
     return ReplicaState(
@@ -61,6 +65,13 @@ def read(number: int, folder: Path, address: Path) -> ReplicaState:
         str(document.get("detail", "")),
         int(document.get("since_ms", 0)),
     )
+
+
+def _lives(pid: object) -> bool:
+    try:
+        return isinstance(pid, int) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _listening(address: Path) -> bool:

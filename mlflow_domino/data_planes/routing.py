@@ -25,9 +25,9 @@ def route_table(world: World, addresses: Callable[[Version], tuple[str, ...]], *
     running = {v.id: v for v in world.versions if v.target is Target.RUNNING and v.replicas > 0}
     routes = [route for endpoint in world.endpoints for route in _routes(endpoint, world, running)]
     used = {r.cluster for r in routes}
-    clusters = [
-        Cluster(name=v.id, addresses=addresses(v), max_requests=_capacity(v)) for v in running.values() if v.id in used
-    ]
+    # A version that no route leads to any more is still finishing its requests; one that starts is nobody's yet.
+    shown = [v for v in running.values() if v.id in used or v.status is not Status.STARTING]
+    clusters = [Cluster(name=v.id, addresses=addresses(v), max_requests=_capacity(v)) for v in shown]
     return RouteTable(tuple(sorted(clusters, key=lambda c: c.name)), tuple(routes), generation)
 
 

@@ -274,3 +274,12 @@ def test_new_lines_are_followed_though_none_says_when(log):
             file.write("new\n")
 
     assert follow([write], lambda: [log], since_ms=ms("2026-11-23T01:00:30")) == [[], ["new"]]
+
+
+def test_of_what_is_there_only_the_last_lines_are_wanted(log):
+    def write():
+        with log.open("a") as file:
+            file.write("new 1\nnew 2\n")
+
+    assert follow([write], lambda: [log], since_ms=0, last=1) == [[LOG.splitlines()[-1]], ["new 1", "new 2"]]
+    assert follow([write], lambda: [log], since_ms=0, last=0)[0] == []

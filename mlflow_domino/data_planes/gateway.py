@@ -1,0 +1,134 @@
+"""The gateway of the local data plane: one Envoy and the gateway's own application, on this machine."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import sys
+import time
+from pathlib import Path
+
+from mlflow_domino.data_planes.base import World
+from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.data_planes.routing import route_table
+from mlflow_domino.data_planes.supervisor import Launch, clean_environment
+from mlflow_domino.errors import InvalidInput, Unavailable
+from mlflow_domino.gateway.entry import Entry
+from mlflow_domino.gateway.proxy import Envoy
+from mlflow_domino.home import Home
+from mlflow_domino.models import Version
+
+__all__ = ["LocalGateway"]
+
+_START_S = 15.0
+
+
+class LocalGateway:
+    """Knows where replicas listen, and has Envoy route to them."""
+
+    def __init__(self, home: Home, declaration: Declaration) -> None:
+        self._home = home
+        self._declaration = declaration
+        self._log = home.root / "envoy.log"
+
+    @property
+    def _envoy(self) -> Envoy:
+        declaration = self._declaration
+        entry = Entry(
+            folder=self._home.run / "envoy",
+            application=str(self._home.run / "s" / "gateway"),
+            host=_ip(declaration.address),
+            port=declaration.port,
+            tls=bool(declaration.tls_certificate),
+        )
+        return Envoy(entry, log=self._log)
+
+    def address(self, version_id: str, number: int) -> Path:
+        """Return the socket of a replica."""
+        return self._home.run / "s" / f"{version_id}-{number}"
+
+    def check_port(self) -> None:
+        """Refuse a port that somebody else listens on.
+
+        Raises
+        ------
+        Unavailable
+            Naming the port and the setting.
+        """
+        host, port = _ip(self._declaration.address), self._declaration.port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                taken = error.errno == errno.EADDRINUSE
+                raise Unavailable(
+                    f"The gateway cannot listen on {host}:{port}: {'the port is taken' if taken else error.strerror}. "
+                    f"Another home's gateway may run there; set `port` under [data_planes.local] in {self._home.config}."
+                ) from error
+
+    def prepare(self, world: World) -> None:
+        """Write everything that Envoy and the application start from."""
+        declaration = self._declaration
+        chain = Path(declaration.tls_certificate) if declaration.tls_certificate else None
+        key = Path(declaration.tls_key) if declaration.tls_key else None
+        self._envoy.prepare(route_table(world, self._addresses, generation=_generation()), chain=chain, key=key)
+        self._write_scene(world)
+
+    def launch(self) -> Launch:
+        """Return what runs the gateway's own application, in this package's environment."""
+        return Launch(
+            argv=(sys.executable, "-m", "mlflow_domino.gateway.serve", str(self._home.run), str(self._home.root)),
+            environment=clean_environment(),
+            directory="/",
+            log=str(self._home.root / "gateway.log"),
+        )
+
+    def envoy_argv(self) -> list[str]:
+        return self._envoy.argv()
+
+    def await_ready(self) -> None:
+        """Return when Envoy listens and has read its files.
+
+        Raises
+        ------
+        GatewayFailed
+            With the end of Envoy's log.
+        """
+        self._envoy.await_ready(timeout_s=_START_S)
+
+    def publish(self, world: World) -> None:
+        """Have Envoy route as the records say; return when it has accepted it."""
+        declaration = self._declaration
+        if declaration.tls_certificate:
+            self._envoy.renew_certificate(Path(declaration.tls_certificate), Path(declaration.tls_key))
+        table = route_table(world, self._addresses, generation=_generation())
+        self._envoy.publish(table)
+        self._envoy.retire(table)
+        self._write_scene(world)
+
+    def active(self, version_id: str) -> int:
+        """Return the number of requests that the gateway has at a version, or waiting for it."""
+        return self._envoy.active(version_id)
+
+    def _addresses(self, version: Version) -> tuple[str, ...]:
+        return tuple(str(self.address(version.id, n)) for n in range(version.replicas))
+
+    def _write_scene(self, world: World) -> None:
+        pass
+
+
+def _generation() -> int:
+    return time.time_ns() // 1000
+
+
+def _ip(address: str) -> str:
+    if address == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        raise InvalidInput(f"address = {address!r}: an IP address is wanted, such as 127.0.0.1 or 0.0.0.0.") from None
+
