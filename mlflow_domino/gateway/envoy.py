@@ -48,26 +48,22 @@ _RETRIES = 3
 _TYPE = "type.googleapis.com/envoy."
 _HTTP = _TYPE + "extensions.filters.http."
 
-# Gives each request an id of 16 letters and digits, as Domino's are, in place of Envoy's UUID.
-_IDENTIFY = f"""
+# Runs when the body is complete, which is when Envoy starts to count the route's timeout.
+_SET_DEADLINE = f"""
 function envoy_on_request(handle)
   local headers = handle:headers()
-  local id = headers:get("x-request-id")
-  if id then headers:replace("x-request-id", id:gsub("-", ""):sub(1, 16):upper()) end
   if #headers:get(":path") > {_PATH_LIMIT} then
     handle:respond({{[":status"] = "414"}}, "the path and query are longer than {_PATH_LIMIT} bytes")
+    return
   end
-end
-"""
-# Runs when the body is complete, which is when Envoy starts to count the route's timeout.
-_SET_DEADLINE = """
-function envoy_on_request(handle)
   local timeout_ms = handle:metadata():get("timeout_ms")
   if timeout_ms then
-    handle:headers():replace("x-domino-deadline-ms", string.format("%.0f", handle:timestamp() + timeout_ms))
+    headers:replace("x-domino-deadline-ms", string.format("%.0f", handle:timestamp() + timeout_ms))
   end
 end
 """
+# Sixteen digits, the shape of Domino's request ids: the microsecond in which the request began.
+_REQUEST_ID = "%START_TIME(%s%6f)%"
 
 
 def discovery(version: str, resources: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -163,7 +159,6 @@ def _http(entry: Entry) -> dict[str, Any]:
         "http_filters": [
             # The buffer filter counts the body before anything else sees it, sets Content-Length, which uWSGI wants,
             # and keeps slow uploads off the replicas' threads.
-            _filter("identify", "lua.v3.Lua", default_source_code={"inline_string": _IDENTIFY}),
             _filter("envoy.filters.http.buffer", "buffer.v3.Buffer", max_request_bytes=_APPLICATION_MAX_BODY),
             _filter(METADATA, "lua.v3.Lua", default_source_code={"inline_string": _SET_DEADLINE}),
             _filter("envoy.filters.http.router", "router.v3.Router", suppress_envoy_headers=True),
@@ -180,15 +175,16 @@ def _filter(name: str, kind: str, **settings: Any) -> dict[str, Any]:
 
 def _trust() -> dict[str, Any]:
     """Nothing that a caller sends steers the gateway, nor passes for something that the gateway says."""
-    forged = [{"prefix": "x-envoy-"}, {"prefix": "x-domino-"}, {"exact": "x-request-id"}]
+    forged = [{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in ("x-envoy-", "x-domino-")]
     mutation = {
         "@type": _TYPE + "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-        "mutations": [{"remove_on_match": {"key_matcher": matcher}} for matcher in forged],
+        "mutations": [*forged, *({"append": header} for header in added_headers({"x-request-id": _REQUEST_ID}))],
     }
     return {
         "early_header_mutation_extensions": [{"name": "forged-headers", "typed_config": mutation}],
         "use_remote_address": True,
         "internal_address_config": {"unix_sockets": False},
+        "preserve_external_request_id": True,  # it is ours by then
         "always_set_request_id_in_response": True,
         "server_header_transformation": "PASS_THROUGH",
         "normalize_path": True,

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import Any
 from mlflow_domino.errors import GatewayFailed, InvalidInput
 from mlflow_domino.gateway import envoy
 from mlflow_domino.gateway.admin import Admin
+from mlflow_domino.gateway.certificate import renew
 from mlflow_domino.gateway.entry import Entry
 from mlflow_domino.gateway.program import find_program
 from mlflow_domino.gateway.routes import Cluster, Move, RouteTable, moves, stand_ins
@@ -104,6 +104,16 @@ class Envoy:
         write_text(entry.routes_file, _render(table.generation, [envoy.routes(table)])[1])
         self._save(state)
 
+    def render(self, table: RouteTable) -> dict[str, str]:
+        """Return the files that `prepare` would write for `table`, by name, without certificate and key."""
+        resources = {
+            "listener": [envoy.listener(self.entry)],
+            "clusters": _State(table).rendered_clusters(),
+            "routes": [envoy.routes(table)],
+        }
+        files = {f"envoy/{name}.json": _render(table.generation, content)[1] for name, content in resources.items()}
+        return {"envoy/bootstrap.json": json.dumps(envoy.bootstrap(self.entry), indent=1) + "\n", **files}
+
     def renew_certificate(self, chain: Path, key: Path) -> bool:
         """Have Envoy use what two PEM files hold now; false when it does already.
 
@@ -112,17 +122,7 @@ class Envoy:
         InvalidInput
             They cannot be read, or do not belong together; what was in use stays.
         """
-        try:
-            # The password is one that no key has: otherwise OpenSSL would ask for it at the terminal.
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain, key, password=lambda: "")
-            resource = envoy.certificate(chain.read_text("ascii"), key.read_text("ascii"))
-        except (OSError, ValueError) as error:
-            raise InvalidInput(f"{chain} and {key} are no certificate and its private key in PEM: {error}") from error
-        content = _render(0, [resource])[1]
-        if _read(self.entry.certificate_file) == content:
-            return False
-        write_text(self.entry.certificate_file, content)
-        return True
+        return renew(self.entry.certificate_file, chain, key)
 
     def published(self) -> RouteTable:
         """Return the table that was published last, an empty one before the first."""

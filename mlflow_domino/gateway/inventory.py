@@ -1,0 +1,117 @@
+"""What the gateway's own application must know, as the file ``gateway.json`` that the data plane writes.
+
+::
+
+    {"admin": "/…/envoy/admin",                    Envoy's admin socket
+     "management_token": "/…/management-token",    file of mode 0600
+     "certificate": null | {"file": "/…", "chain": "/…", "key": "/…"},
+     "replicas": [{"endpoint_id": "…", "version": 3, "number": 0, "address": "/…/s/…", "token": "/…/gateway-token"}]}
+
+The application reads it at each request, so that a change needs no restart. It holds paths of secrets, and no secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow_domino.errors import GatewayFailed, InvalidInput
+from mlflow_domino.gateway.routes import check_address
+from mlflow_domino.home import read_json, write_json, write_text
+from mlflow_domino.secret import new_token
+
+__all__ = ["Certificate", "Inventory", "Replica", "ensure_token", "read_inventory", "write_inventory"]
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A running instance whose metrics are collected.
+
+    Attributes
+    ----------
+    version, number : int
+        Number of the version, and of the replica in it.
+    address : str
+        Path of its Unix socket, or host:port.
+    token : str
+        Path of the file with the gateway's own token for the endpoint.
+    """
+
+    endpoint_id: str
+    version: int
+    number: int
+    address: str
+    token: str
+
+    def __post_init__(self) -> None:
+        check_address(self.address)
+        if not re.fullmatch(r"[0-9a-f]{24}", self.endpoint_id):
+            raise InvalidInput(f"{self.endpoint_id!r} is no endpoint's id.")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Where the listener's certificate comes from, so that a renewed one is noticed.
+
+    Attributes
+    ----------
+    file : str
+        Envoy's, `Entry.certificate_file`.
+    chain, key : str
+        The PEM files that somebody renews.
+    """
+
+    file: str
+    chain: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What runs behind a gateway, and where its secrets are."""
+
+    admin: str
+    management_token: str
+    replicas: tuple[Replica, ...] = ()
+    certificate: Certificate | None = None
+
+
+def write_inventory(path: Path, inventory: Inventory) -> None:
+    """Replace ``gateway.json`` whole."""
+    write_json(path, asdict(inventory))
+
+
+def read_inventory(path: Path) -> Inventory:
+    """Return what `write_inventory` wrote.
+
+    Raises
+    ------
+    GatewayFailed
+        It is missing, or not what some release of ours writes.
+    """
+    try:
+        document: Mapping[str, Any] | None = read_json(path)
+        if document is None:
+            raise ValueError("there is no such file")
+        certificate = document["certificate"]
+        return Inventory(
+            admin=document["admin"],
+            management_token=document["management_token"],
+            replicas=tuple(Replica(**one) for one in document["replicas"]),
+            certificate=Certificate(**certificate) if certificate else None,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GatewayFailed(f"{path} cannot be read: {error}") from error
+
+
+def ensure_token(path: Path) -> str:
+    """Return the token in a file of mode 0600, which is made where there is none."""
+    try:
+        return path.read_text("ascii").strip()
+    except FileNotFoundError:
+        token = new_token()
+        write_text(path, token)
+        return token
