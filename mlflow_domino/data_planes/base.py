@@ -52,8 +52,8 @@ class World:
 class DataPlane(abc.ABC):
     """Runs versions and routes requests to them.
 
-    To write: `up`, `down`, `url`, `build`, `start`, `stop`, `discard`, `forget`, `observe`, `publish`, `drain`, `put_tokens`,
-    `logs`. Every method is safe to repeat, and works from what it finds: the caller may have been killed half-way
+    To write: `up`, `down`, `alive`, `render`, `url`, `build`, `start`, `stop`, `discard`, `forget`, `observe`, `publish`,
+    `drain`, `put_tokens`, `logs`. Every method is safe to repeat, and works from what it finds: the caller may have been killed half-way
     through the same call. What is created is labelled with the version's id, so that `stop` finds it without a note.
     """
 
@@ -72,6 +72,24 @@ class DataPlane(abc.ABC):
     @abc.abstractmethod
     def down(self) -> None:
         """Stop everything of this data plane, after its requests; records and files stay."""
+
+    @abc.abstractmethod
+    def alive(self) -> bool:
+        """Whether what `up` starts is there now."""
+
+    @abc.abstractmethod
+    def render(self, world: World, endpoint: Endpoint, version: Version, secrets: Secrets) -> dict[str, str]:
+        """Return, by name, the files that `start` and `publish` would write; nothing is done, nothing in them is secret.
+
+        Parameters
+        ----------
+        world : World
+            With the version in it, as if it ran already.
+        version : Version
+            Built or not; what only a build can tell is described.
+        secrets : Secrets
+            Of the version; names of variables may be shown.
+        """
 
     @abc.abstractmethod
     def url(self) -> str:

@@ -109,6 +109,10 @@ class LocalGateway:
         self._envoy.retire(table)
         self._write_scene(world)
 
+    def render(self, world: World) -> dict[str, str]:
+        """Return the files that Envoy would read, by name."""
+        return self._envoy.render(route_table(world, self._addresses))
+
     def active(self, version_id: str) -> int:
         """Return the number of requests that the gateway has at a version, or waiting for it."""
         return self._envoy.active(version_id)

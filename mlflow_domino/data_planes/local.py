@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ class LocalDataPlane(DataPlane):
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(mode=0o700, parents=True)
 
+    def alive(self) -> bool:
+        return self._supervisor.alive()
+
+    def render(self, world: World, endpoint: Endpoint, version: Version, secrets: Secrets) -> dict[str, str]:
+        documents: dict[str, Any] = {"harness.json": self._harness_settings(endpoint, version)}
+        for number in range(version.replicas):
+            documents[f"replica-{number}.json"] = vars(self._launch(version, number, secrets.variables))
+        files = {name: json.dumps(document, indent=1) + "\n" for name, document in documents.items()}
+        return {**files, **self._gateway.render(world)}
+
     def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
         folder = self._home.version(version.id)
         model = _model(version, folder)
@@ -95,12 +106,14 @@ class LocalDataPlane(DataPlane):
         surplus = [name for name in running if name.startswith(version.id) and name not in wanted]
         missing = [n for n, name in enumerate(wanted) if name not in running]
         if missing:
-            self._write_harness_settings(endpoint, version)
+            self._ensure_environment(version)
+            write_json(self._home.version(version.id) / "harness.json", self._harness_settings(endpoint, version))
+        variables = secret.load(self._home.version(version.id) / "secrets.json").variables
         for number in missing:
             folder = self._replica(version, number)
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700, parents=True)
-            self._supervisor.put(wanted[number], self._launch(version, number))
+            self._supervisor.put(wanted[number], self._launch(version, number, variables))
         self._end(surplus)
 
     def stop(self, version: Version) -> None:
@@ -196,11 +209,12 @@ class LocalDataPlane(DataPlane):
         write_text(path, token)
         return token
 
-    def _launch(self, version: Version, number: int) -> Launch:
-        artifact = self._artifact(version)
+    def _ensure_environment(self, version: Version) -> None:
+        """Install the version's lock again where somebody removed its environment."""
         folder = self._home.version(version.id)
-        environment = self._home.environments / artifact.environment
-        if not self._environments.has(artifact.environment):
+        if version.artifact is None:
+            raise Failed(f"Version {version.number} was never built.")
+        if not self._environments.has(version.artifact.environment):
             self._environments.rebuild(
                 (folder / "requirements.lock").read_text("utf-8"),
                 version.settings,
@@ -208,9 +222,13 @@ class LocalDataPlane(DataPlane):
                 _silent,
                 model=_model(version, folder),
             )
-        launcher = self._home.harnesses / artifact.harness / _HARNESS_PACKAGE / "launch.py"
         (folder / "logs").mkdir(mode=0o700, exist_ok=True)
-        variables = secret.load(folder / "secrets.json").variables
+
+    def _launch(self, version: Version, number: int, variables: Mapping[str, str]) -> Launch:
+        folder = self._home.version(version.id)
+        made = version.artifact
+        environment = self._home.environments / (made.environment if made else "HASH-OF-THE-LOCK")
+        launcher = self._home.harnesses / (made.harness if made else "HASH-OF-THE-HARNESS") / _HARNESS_PACKAGE / "launch.py"
         working = source.folder_of(version.source, folder)
         return Launch(
             argv=(str(environment / "bin" / "python"), "-I", str(launcher)),
@@ -229,7 +247,7 @@ class LocalDataPlane(DataPlane):
             replica=str(self._replica(version, number)),
         )
 
-    def _write_harness_settings(self, endpoint: Endpoint, version: Version) -> None:
+    def _harness_settings(self, endpoint: Endpoint, version: Version) -> dict[str, Any]:
         folder = self._home.version(version.id)
         place: dict[str, Any] = {"kind": version.source.kind, "path": str(source.folder_of(version.source, folder))}
         if version.source.kind == "Registry":
@@ -237,7 +255,7 @@ class LocalDataPlane(DataPlane):
         else:
             place.update(file=getattr(version.source, "file", ""), function=getattr(version.source, "function", ""))
         settings = version.settings
-        document = {
+        return {
             "endpoint_id": endpoint.id,
             "endpoint_name": endpoint.name,
             "version_id": version.id,
@@ -246,13 +264,6 @@ class LocalDataPlane(DataPlane):
             "tokens": str(self._home.tokens(endpoint.id)),
             **{key: getattr(settings, key) for key in _HARNESS_SETTINGS},
         }
-        write_json(folder / "harness.json", document)
-
-    @staticmethod
-    def _artifact(version: Version) -> Artifact:
-        if version.artifact is None:
-            raise Failed(f"Version {version.number} was never built.")
-        return version.artifact
 
 
 _HARNESS_SETTINGS = (
