@@ -15,9 +15,10 @@ from mlflow_domino.data_planes.routing import route_table
 from mlflow_domino.data_planes.supervisor import Launch, clean_environment
 from mlflow_domino.errors import InvalidInput, Unavailable
 from mlflow_domino.gateway.entry import Entry
+from mlflow_domino.gateway.inventory import Certificate, Inventory, Replica, ensure_token, write_inventory
 from mlflow_domino.gateway.proxy import Envoy
 from mlflow_domino.home import Home
-from mlflow_domino.models import Version
+from mlflow_domino.models import Target, Version
 
 __all__ = ["LocalGateway"]
 
@@ -37,12 +38,20 @@ class LocalGateway:
         declaration = self._declaration
         entry = Entry(
             folder=self._home.run / "envoy",
-            application=str(self._home.run / "s" / "gateway"),
+            application=self._application,
             host=_ip(declaration.address),
             port=declaration.port,
             tls=bool(declaration.tls_certificate),
         )
         return Envoy(entry, log=self._log)
+
+    @property
+    def _application(self) -> str:
+        return str(self._home.run / "s" / "gateway")
+
+    @property
+    def _inventory(self) -> Path:
+        return self._home.run / "gateway.json"
 
     def address(self, version_id: str, number: int) -> Path:
         """Return the socket of a replica."""
@@ -75,12 +84,12 @@ class LocalGateway:
         chain = Path(declaration.tls_certificate) if declaration.tls_certificate else None
         key = Path(declaration.tls_key) if declaration.tls_key else None
         self._envoy.prepare(route_table(world, self._addresses, generation=_generation()), chain=chain, key=key)
-        self._write_scene(world)
+        self._write_inventory(world)
 
     def launch(self) -> Launch:
         """Return what runs the gateway's own application, in this package's environment."""
         return Launch(
-            argv=(sys.executable, "-m", "mlflow_domino.gateway.serve", str(self._home.run), str(self._home.root)),
+            argv=(sys.executable, "-m", "mlflow_domino.gateway.serve", self._application, str(self._inventory)),
             environment=clean_environment(),
             directory="/",
             log=str(self._home.root / "gateway.log"),
@@ -107,7 +116,7 @@ class LocalGateway:
         table = route_table(world, self._addresses, generation=_generation())
         self._envoy.publish(table)
         self._envoy.retire(table)
-        self._write_scene(world)
+        self._write_inventory(world)
 
     def render(self, world: World) -> dict[str, str]:
         """Return the files that Envoy would read, by name."""
@@ -120,8 +129,23 @@ class LocalGateway:
     def _addresses(self, version: Version) -> tuple[str, ...]:
         return tuple(str(self.address(version.id, n)) for n in range(version.replicas))
 
-    def _write_scene(self, world: World) -> None:
-        pass
+    def _write_inventory(self, world: World) -> None:
+        """Tell the application where replicas are, so that it can collect their metrics."""
+        declaration, entry = self._declaration, self._envoy.entry
+        replicas = [
+            Replica(v.endpoint_id, v.number, n, address, str(self._home.gateway_token(v.endpoint_id)))
+            for v in world.versions
+            if v.target is Target.RUNNING
+            for n, address in enumerate(self._addresses(v))
+        ]
+        certificate = None
+        if declaration.tls_certificate:
+            chain, key = declaration.tls_certificate, declaration.tls_key
+            certificate = Certificate(str(entry.certificate_file), chain, key)
+        token = self._home.root / "management-token"
+        ensure_token(token)
+        inventory = Inventory(str(entry.admin_socket), str(token), tuple(replicas), certificate)
+        write_inventory(self._inventory, inventory)
 
 
 def _generation() -> int:

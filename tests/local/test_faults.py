@@ -48,13 +48,12 @@ def test_killing_a_replica_of_two_costs_at_most_what_it_worked_on(deployment: De
     view = deployment.create("pair", deployment.project(tmp_path / "p", ECHO, VALUE=1), replicas=2)
     load = Load(view.url, deployment.token, {"data": {}})
     with load.running():
-        for _ in range(2):
-            victim = family(home)["vassals"][0]
-            victim.kill()
-            eventually(lambda: deployment.controller.endpoint("pair").current.seen.ready == 1, every=0)
-            eventually(lambda: deployment.controller.endpoint("pair").current.seen.ready == 2, within=15)
-    assert load.failed <= 2 * 1, load.failures[:10]  # one thread a worker, one worker a replica
-    assert load.answers[200] > 100
+        eventually(lambda: load.answers[200] > 100)
+        family(home)["vassals"][0].kill()
+        eventually(lambda: deployment.controller.endpoint("pair").current.seen.ready == 1, every=0)
+        eventually(lambda: deployment.controller.endpoint("pair").current.seen.ready == 2, within=15)
+    # What was accepted or waiting at the replica that died, which had half of the connections at most.
+    assert load.failed <= load.threads // 2, load.failures[:10]
 
 
 def test_killing_a_worker_costs_at_most_what_it_worked_on(deployment: Deployment, home: Home, tmp_path: Path) -> None:
@@ -177,3 +176,29 @@ def test_any_verb_killed_is_finished_or_undone_by_the_next_command(
         assert views["any"].status in (Status.FAILED, Status.READY_TO_RUN)
         assert not family(home)["vassals"]
     deployment.controller.delete("any")
+
+
+def test_the_gateways_own_application_comes_back_and_endpoints_never_notice(deployment: Deployment, home: Home, tmp_path: Path) -> None:
+    view = deployment.create("unmoved", deployment.project(tmp_path / "p", ECHO, VALUE=1))
+    base = view.url.split("/models/")[0]
+    eventually(lambda: requests.get(f"{base}/health", timeout=5).ok, within=20)
+    load = Load(view.url, deployment.token, {"data": {}})
+    with load.running():
+        application = next(p for p in family(home)["emperor"][0].children() if "DOMINO_GATEWAY_INVENTORY" in p.environ() or "gateway" in " ".join(p.cmdline()))
+        application.kill()
+        eventually(lambda: not requests.get(f"{base}/health", timeout=5).ok)
+        eventually(lambda: requests.get(f"{base}/health", timeout=5).ok, within=20)
+    assert not load.failed, load.failures[:5]
+
+
+def test_metrics_of_every_replica_stand_in_one_place_behind_the_management_token(deployment: Deployment, home: Home, tmp_path: Path) -> None:
+    view = deployment.create("measured", deployment.project(tmp_path / "p", ECHO, VALUE=1), replicas=2, workers=2)
+    for _ in range(20):
+        assert deployment.call(view, {"data": {}}).ok
+    base = view.url.split("/models/")[0]
+    eventually(lambda: requests.get(f"{base}/health", timeout=5).ok, within=20)
+    assert requests.get(f"{base}/metrics", timeout=10).status_code == 401
+    token = (home.root / "management-token").read_text().strip()
+    text = requests.get(f"{base}/metrics", headers={"Authorization": f"Bearer {token}"}, timeout=10).text
+    counted = [line for line in text.splitlines() if view.endpoint.id in line and "requests_total" in line and 'code="200"' in line]
+    assert sum(float(line.rsplit(" ", 1)[1]) for line in counted if "envoy" not in line) == 20, counted
