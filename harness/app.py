@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Callable, Iterable
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -33,7 +33,7 @@ def create_app(service: Service, metrics: Metrics) -> Flask:
     app.url_map.redirect_defaults = False
 
     @app.before_request
-    def guard() -> Optional[Response]:
+    def guard() -> Response | None:
         if request.method == "OPTIONS":
             return Response(status=204)
         if request.path not in OPEN_PATHS:
@@ -114,20 +114,20 @@ class Front:
     """
 
     def __init__(
-        self, app: Any, tracker: Tracker, metrics: Metrics, connection: Callable[[], Optional[int]] = lambda: None
+        self, app: Any, tracker: Tracker, metrics: Metrics, connection: Callable[[], int | None] = lambda: None
     ) -> None:
         self._app = app
         self._tracker = tracker
         self._metrics = metrics
         self._connection = connection
 
-    def __call__(self, environ: Dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         ticket = self._tracker.begin(environ)
         environ[TICKET] = ticket
         ticket.descriptor = self._connection()
-        status: List[str] = []
+        status: list[str] = []
 
-        def start(line: str, headers: List[Tuple[str, str]], exc_info: Any = None) -> Any:
+        def start(line: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             status.append(line)
             return start_response(line, headers, exc_info) if exc_info else start_response(line, headers)
 
@@ -139,7 +139,7 @@ class Front:
             raise
         return _Body(body, lambda: self._finish(ticket, environ, status[-1][:3] if status else "500"))
 
-    def _finish(self, ticket: Ticket, environ: Dict[str, Any], code: str) -> None:
+    def _finish(self, ticket: Ticket, environ: dict[str, Any], code: str) -> None:
         self._tracker.end(ticket)
         self._metrics.observe(environ.get("PATH_INFO", ""), code, ticket.started)
 
@@ -149,7 +149,7 @@ class _Body:
 
     def __init__(self, body: Any, finish: Callable[[], None]) -> None:
         self._body = body
-        self._finish: Optional[Callable[[], None]] = finish
+        self._finish: Callable[[], None] | None = finish
 
     def __iter__(self) -> Any:
         return iter(self._body)

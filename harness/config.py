@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from dataclasses import dataclass, field, fields
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, Mapping
 
 __all__ = ["Config", "Source", "read_config"]
 
@@ -31,8 +31,8 @@ class Source:
 
     kind: str
     path: str
-    name: Optional[str] = None
-    version: Optional[str] = None
+    name: str | None = None
+    version: str | None = None
     file: str = ""
     function: str = ""
 
@@ -59,13 +59,13 @@ class Config:
     debug: bool = False
     log_http_request_response: bool = False
     warmup_file: str = ""
-    tokens: Optional[str] = None
+    tokens: str | None = None
     replica_dir: str = ""
     socket: str = ""
     port: int = 0
     working_dir: str = ""
     open_to_all: bool = False
-    token_digests: Tuple[str, ...] = ()
+    token_digests: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -14,7 +14,7 @@ import decimal
 import enum
 import json
 import math
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable
 
 from .errors import ModelFailed
 
@@ -132,7 +132,7 @@ def _numpy_array(value: Any) -> Any:
     return value.tolist()
 
 
-def _frame(value: Any) -> List[Dict[Any, Any]]:
+def _frame(value: Any) -> list[dict[Any, Any]]:
     columns = list(value.columns)
     if len(set(columns)) != len(columns):
         raise _no_form(value, "", f"has columns of the same name: {columns}")
@@ -143,7 +143,7 @@ def _iso(value: Any) -> Any:
     return None if value != value else value.isoformat()
 
 
-_BY_TYPE: Dict[str, Callable[[Any], Any]] = {
+_BY_TYPE: dict[str, Callable[[Any], Any]] = {
     "builtins.str": str,
     "builtins.bool": bool,
     "builtins.int": int,

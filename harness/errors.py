@@ -20,8 +20,6 @@ Messages name the argument, column or limit; what the model raised stands in the
 
 from __future__ import annotations
 
-from typing import Dict, Tuple
-
 __all__ = [
     "InvalidInput",
     "LengthRequired",
@@ -52,7 +50,7 @@ class Refusal(Exception):
 
     status = 500
     code = "INTERNAL_ERROR"
-    headers: Tuple[Tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, message: str, *, code: str = "") -> None:
         super().__init__(message)
@@ -155,6 +153,6 @@ class StartFailed(Exception):
 
 
 #: Statuses that werkzeug itself may raise, and what they are here.
-BY_STATUS: Dict[int, type] = {
+BY_STATUS: dict[int, type] = {
     c.status: c for c in (InvalidInput, Unauthorized, NotFound, LengthRequired, TooLarge, Unsupported, Overloaded)
 }

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import stat
 import sys
-from typing import Dict, List, MutableMapping, Optional
+from typing import MutableMapping
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 if __package__ in (None, ""):
@@ -38,6 +39,13 @@ _THREAD_COUNTS = (
     "POLARS_MAX_THREADS",
 )
 
+#: What signals do in uWSGI's master, by the names of its own functions.
+_SIGNALS = (
+    (signal.SIGTERM.value, "gracefully_kill_them_all"),  # else it drops what is in flight
+    # A handler that does nothing, so that the end of a worker wakes the master, which else looks once a second.
+    (signal.SIGCHLD.value, "uwsgi_now"),
+)
+
 
 def main() -> None:
     """Become the replica that the environment describes."""
@@ -48,9 +56,11 @@ def main() -> None:
         _prepare(config)
         os.environ.update(thread_counts(config.workers, os.environ))
         os.environ["DOMINO_PYTHON"] = sys.executable
-        os.environ["DOMINO_WATCHDOG"] = os.path.join(_PACKAGE, "watchdog.py")
         listening = _listen(config)
-        _become_uwsgi(uwsgi_arguments(config, listening.fileno()))
+        # By descriptor too: the path of this folder may hold anything.
+        folder = os.open(_PACKAGE, os.O_RDONLY | os.O_DIRECTORY)
+        os.set_inheritable(folder, True)
+        _become_uwsgi(uwsgi_arguments(config, listening.fileno(), folder))
     except BaseException as error:
         status.fail(f"the replica cannot start: {type(error).__name__}: {error}")
         raise
@@ -100,10 +110,18 @@ def backlog(config: Config) -> int:
         return min(128, wanted)
 
 
-def uwsgi_arguments(config: Config, descriptor: int) -> List[str]:
-    """Return uWSGI's options: names, numbers and nothing that anybody else wrote."""
+def uwsgi_arguments(config: Config, descriptor: int, folder: int) -> list[str]:
+    """Return uWSGI's options: names, numbers and nothing that anybody else wrote.
+
+    Parameters
+    ----------
+    config : Config
+        This replica's settings.
+    descriptor, folder : int
+        The listening socket, and this package's folder.
+    """
     package = __package__
-    options: Dict[str, object] = {
+    options: dict[str, object] = {
         "master": True,
         "lazy-apps": True,  # native thread pools do not survive a fork
         "single-interpreter": True,
@@ -112,8 +130,7 @@ def uwsgi_arguments(config: Config, descriptor: int) -> List[str]:
         "http-socket": f"fd://{descriptor}",
         "listen": backlog(config),
         "module": f"{package}.wsgi",
-        # The shell expands the variables, which uWSGI leaves alone: the paths may hold anything.
-        "attach-daemon": 'exec "$DOMINO_PYTHON" -I "$DOMINO_WATCHDOG"',
+        "mule": f"/proc/self/fd/{folder}/mule.py",
         "buffer-size": 65535,
         "socket-timeout": 60,
         "no-orphans": True,
@@ -122,19 +139,16 @@ def uwsgi_arguments(config: Config, descriptor: int) -> List[str]:
         "ignore-write-errors": True,
         "disable-write-exception": True,
         "skip-atexit-teardown": True,  # the interpreter's end waits for threads that may never end
-        # uWSGI's own reading of SIGTERM drops what is in flight.
-        "hook-master-start": "unix_signal:15 gracefully_kill_them_all",
         "worker-reload-mercy": max(1, int(config.drain_s)),
+        "mule-reload-mercy": 1,
     }
     if config.threads > 1:
         options["threads"] = config.threads
-    arguments = []
-    for name, value in options.items():
-        arguments.append("--" + name if value is True else f"--{name}={value}")
-    return arguments
+    arguments = ["--" + name if value is True else f"--{name}={value}" for name, value in options.items()]
+    return arguments + [f"--hook-master-start=unix_signal:{number} {function}" for number, function in _SIGNALS]
 
 
-def thread_counts(workers: int, environ: MutableMapping[str, str]) -> Dict[str, str]:
+def thread_counts(workers: int, environ: MutableMapping[str, str]) -> dict[str, str]:
     """Return the variables that give each worker its share of the cores, but for those that somebody has set."""
     share = str(max(1, cores() // workers))
     return {name: share for name in _THREAD_COUNTS if not environ.get(name)}
@@ -151,7 +165,7 @@ def cores() -> int:
     return usable if quota == "max" else max(1, min(usable, int(quota) // int(period)))
 
 
-def _become_uwsgi(arguments: List[str]) -> None:
+def _become_uwsgi(arguments: list[str]) -> None:
     binary = _uwsgi_binary()
     if binary is not None:
         os.environ["PYTHONPATH"] = os.path.dirname(_PACKAGE)  # wsgi.py takes it out again
@@ -161,7 +175,7 @@ def _become_uwsgi(arguments: List[str]) -> None:
     pyuwsgi.run(arguments)
 
 
-def _uwsgi_binary() -> Optional[str]:
+def _uwsgi_binary() -> str | None:
     """Return the compiled uWSGI beside this interpreter; pyuwsgi puts a script of the same name there."""
     candidate = os.path.join(os.path.dirname(sys.executable), "uwsgi")
     try:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, Iterable, List, Mapping, Optional, TextIO
+from typing import Any, Iterable, Mapping, TextIO
 
 __all__ = ["Redaction", "StampedStream", "install", "log"]
 
@@ -67,7 +67,7 @@ class StampedStream(io.TextIOBase):
         super().__init__()
         self._stream = stream
         self._redaction = redaction
-        self._pending: List[str] = []
+        self._pending: list[str] = []
         self._length = 0
         # Reentrant: a signal handler or a finalizer may print while this thread prints.
         self._lock = threading.RLock()
@@ -130,7 +130,7 @@ def install(redaction: Redaction) -> None:
         setattr(sys, name, StampedStream(stream, redaction))
 
 
-def log(message: str, *, request_id: str = "", error: Optional[BaseException] = None) -> None:
+def log(message: str, *, request_id: str = "", error: BaseException | None = None) -> None:
     """Write a line of ours, and the traceback of an error below it."""
     text = "[harness] " + (f"[{request_id}] " if request_id else "") + message + "\n"
     if error is not None:

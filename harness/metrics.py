@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator
 
 from .slots import Slots
 
@@ -25,7 +25,7 @@ class Metrics:
         that replaces a recycled one goes on with; files by process id would pile up.
     """
 
-    def __init__(self, slots: Optional[Slots] = None, worker: Optional[int] = None) -> None:
+    def __init__(self, slots: Slots | None = None, worker: int | None = None) -> None:
         import prometheus_client
         from prometheus_client import values
 

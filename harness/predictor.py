@@ -7,7 +7,7 @@ import inspect
 import os
 import sys
 import traceback
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Sequence
 
 from .config import Config
 from .errors import InvalidInput, StartFailed
@@ -32,9 +32,9 @@ class Call:
 
     def __init__(
         self,
-        data: Optional[Dict[str, Any]] = None,
-        parameters: Optional[List[Any]] = None,
-        params: Optional[Dict[str, Any]] = None,
+        data: dict[str, Any] | None = None,
+        parameters: list[Any] | None = None,
+        params: dict[str, Any] | None = None,
     ) -> None:
         self.data = data
         self.parameters = parameters
@@ -98,7 +98,7 @@ class Predictor:
             "/invocations is MLflow's scoring protocol; this endpoint is a function of a project: use /model"
         )
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return the JSON schemas of this model's bodies, for /openapi.json: ``model`` and, maybe, ``invocations``."""
         raise NotImplementedError
 
@@ -164,7 +164,7 @@ class FilePredictor(Predictor):
             return asyncio.run(result)
         return result
 
-    def _check(self, args: Sequence[Any], kwargs: Dict[str, Any]) -> None:
+    def _check(self, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         # Bound beforehand, so that a TypeError of the function's own body stays the model's failure.
         assert self._signature is not None
         try:
@@ -174,7 +174,7 @@ class FilePredictor(Predictor):
                 f"{self._name}() {error}; it is {self._name}{self._signature}", code="WRONG_ARGUMENTS"
             ) from None
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         from .openapi import arguments_schema
 
         return {"model": arguments_schema(self._signature)}
@@ -212,7 +212,7 @@ def _find(module: Any, name: str, file: str) -> Callable[..., Any]:
     return found
 
 
-def _signature_of(function: Callable[..., Any]) -> Optional[inspect.Signature]:
+def _signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
     try:
         return inspect.signature(function)
     except (TypeError, ValueError):

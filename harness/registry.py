@@ -9,8 +9,8 @@ from typing import Any, Mapping
 
 from .config import Config
 from .errors import InvalidInput
-from .kinds import Problems, Unknown
 from .predictor import Call, Predictor
+from .problems import Problems, Unknown
 from .schema import Columns, Signature, Tensors, compile_signature
 from .scoring import Body, columns_of, hinted_of, parse_body, tensors_of
 

@@ -7,9 +7,11 @@ leaves as it is. Every problem of a request is reported at once, with its row an
 from __future__ import annotations
 
 import json
-from typing import Any, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
-from .kinds import Kind, Mismatch, Problems, Unknown, kind_of, show
+from .kinds import kind_of
+from .problems import Mismatch, Problems, Unknown, show
+from .scalars import Kind
 from .tensors import Tensor
 
 __all__ = ["Columns", "Hinted", "Layout", "Params", "Signature", "Tensors", "compile_signature"]
@@ -39,8 +41,8 @@ class Layout(NamedTuple):
         Whether a list in a cell becomes an array, as MLflow has it for `inputs` and `instances`.
     """
 
-    index: Optional[Sequence[Any]] = None
-    labels: Optional[Sequence[Any]] = None
+    index: Sequence[Any] | None = None
+    labels: Sequence[Any] | None = None
     arrays: bool = False
 
 
@@ -295,7 +297,7 @@ def compile_signature(document: Mapping[str, Any] | None, *, hinted: bool = Fals
 
     Raises
     ------
-    kinds.Unknown
+    problems.Unknown
         Naming the type that only MLflow itself can check.
     """
     inputs = json.loads((document or {}).get("inputs") or "null")

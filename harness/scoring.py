@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from .errors import InvalidInput, Unsupported
-from .kinds import Problems, show
 from .parsing import parse_json
+from .problems import Problems, show
 from .schema import Columns, Hinted, Layout, Tensors
 
 __all__ = ["FORMATS", "Body", "columns_of", "parse_body", "tensors_of"]
@@ -40,7 +40,7 @@ class Body(NamedTuple):
 
     format: str
     data: Any
-    params: Optional[Mapping[str, Any]] = None
+    params: Mapping[str, Any] | None = None
     extra: Sequence[str] = ()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from typing import Any, Callable, Dict, Mapping
+from typing import Any, Callable, Mapping
 
 from . import __version__
 from .config import Config
@@ -48,7 +48,7 @@ class Service:
     def authenticate(self, environ: Mapping[str, Any]) -> None:
         self._tokens.check(environ.get("HTTP_AUTHORIZATION", ""))
 
-    def model(self, environ: Dict[str, Any]) -> bytes:
+    def model(self, environ: dict[str, Any]) -> bytes:
         """Answer POST /model."""
         ticket = environ[TICKET]
         kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
@@ -71,7 +71,7 @@ class Service:
         self._log_bodies(ticket, body, answer)
         return answer
 
-    def invocations(self, environ: Dict[str, Any]) -> bytes:
+    def invocations(self, environ: dict[str, Any]) -> bytes:
         """Answer POST /invocations, as MLflow's scoring server does."""
         ticket = environ[TICKET]
         body = self.read_body(environ)
@@ -79,14 +79,14 @@ class Service:
         self._log_bodies(ticket, body, answer)
         return answer
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
         return document(self._config, self._predictor.describe())
 
-    def version(self) -> Dict[str, Any]:
+    def version(self) -> dict[str, Any]:
         return dict(self._release)
 
-    def read_body(self, environ: Dict[str, Any]) -> bytes:
+    def read_body(self, environ: dict[str, Any]) -> bytes:
         """Return the body, or refuse it before it is read.
 
         Raises
@@ -142,7 +142,7 @@ def content_length(environ: Mapping[str, Any]) -> int:
         raise InvalidInput("the Content-Length is not a number") from None
 
 
-def discard_body(environ: Dict[str, Any]) -> None:
+def discard_body(environ: dict[str, Any]) -> None:
     """Read what nobody has read, so that the caller gets the answer and not a reset connection."""
     if environ.get(_BODY_READ) or environ.get("HTTP_EXPECT") or environ.get("HTTP_TRANSFER_ENCODING"):
         return
@@ -157,7 +157,7 @@ def discard_body(environ: Dict[str, Any]) -> None:
         return
 
 
-def _release(config: Config) -> Dict[str, Any]:
+def _release(config: Config) -> dict[str, Any]:
     release = {
         "harness_version": __version__,
         "model_version": config.version_id,

@@ -25,7 +25,7 @@ import mmap
 import os
 import struct
 import time
-from typing import Iterator, List, NamedTuple
+from typing import Iterator, NamedTuple
 
 __all__ = ["Phase", "Slots", "State", "WorkerRecord"]
 
@@ -161,7 +161,7 @@ class Slots:
     def mark_overdue(self, worker: int, index: int) -> None:
         _WORD.pack_into(self._map, self._slot(worker, index) + 32, 1)
 
-    def in_flight(self, worker: int) -> List[SlotRecord]:
+    def in_flight(self, worker: int) -> list[SlotRecord]:
         """Return the requests that a worker is at."""
         return list(self._in_flight(worker))
 

@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import time
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Iterator
 
 from .log import Redaction
 
@@ -36,7 +36,7 @@ class Status:
         self._pid = pid
         self._redaction = redaction
 
-    def read(self) -> Dict[str, Any]:
+    def read(self) -> dict[str, Any]:
         """Return what was written last, by whichever process; empty where nothing was."""
         try:
             with open(self._path, encoding="utf-8") as file:
@@ -52,7 +52,7 @@ class Status:
             notes.append("the start before this one failed: " + str(before.get("reason")))
         self._write("starting", notes=notes)
 
-    def move(self, state: str, *, load_time_s: Optional[float] = None, note: str = "") -> None:
+    def move(self, state: str, *, load_time_s: float | None = None, note: str = "") -> None:
         """Go on to a state, unless this start has already failed or got there."""
         with self.locked():
             now = self.read()
@@ -85,7 +85,7 @@ class Status:
         finally:
             os.close(descriptor)
 
-    def _write(self, state: str, *, before: Optional[Dict[str, Any]] = None, **fields: Any) -> None:
+    def _write(self, state: str, *, before: dict[str, Any] | None = None, **fields: Any) -> None:
         same = before is not None and before.get("state") == state and before.get("pid") == self._pid
         document = {
             "state": state,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterator, Sequence
 
-from .kinds import Mismatch, Problems, Unknown, show
-from .kinds import kind_of as _kind_of
+from .problems import Mismatch, Problems, Unknown, show
+from .scalars import SCALARS
 
 __all__ = ["Tensor"]
 
@@ -68,7 +68,7 @@ class Tensor:
         name = {"b": "boolean", "f": "float" if size == 4 else "double", "U": "string", "M": "datetime"}[kind]
         if leaf is None:
             raise Mismatch("is null")
-        return _KINDS[name].item(leaf)
+        return SCALARS[name].item(leaf)
 
     def _whole(self, leaf: Any, size: int, *, signed: bool) -> int:
         if type(leaf) is float and leaf.is_integer() and abs(leaf) <= 1 << 53:
@@ -84,7 +84,7 @@ class Tensor:
     def _half(self, leaf: Any) -> Any:
         import numpy
 
-        number = _KINDS["double"].item(leaf)
+        number = SCALARS["double"].item(leaf)
         with numpy.errstate(over="ignore"):
             nearest = self.dtype.type(number)
         if not numpy.isfinite(nearest) or (type(leaf) is int and float(nearest) != number):
@@ -126,9 +126,6 @@ class Tensor:
             if length != -1:
                 document.update(minItems=length, maxItems=length)
         return document
-
-
-_KINDS: Mapping[str, Any] = {n: _kind_of({"type": n}) for n in ("boolean", "float", "double", "string", "datetime")}
 
 
 def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:

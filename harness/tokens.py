@@ -9,7 +9,7 @@ import hmac
 import json
 import os
 import threading
-from typing import Iterable, Optional, Tuple
+from typing import Iterable, Tuple
 
 from .errors import Unauthorized
 from .log import log
@@ -38,7 +38,7 @@ class Tokens:
 
     def __init__(
         self,
-        folder: Optional[str],
+        folder: str | None,
         *,
         digests: Iterable[str] = (),
         open_to_all: bool = False,
@@ -49,8 +49,8 @@ class Tokens:
         self._open_to_all = open_to_all
         self._acknowledgement = acknowledgement
         self._lock = threading.Lock()
-        self._stamp: Optional[_Stamp] = (-1, -1, -1)
-        self._digests: Tuple[bytes, ...] = tuple(digest.encode() for digest in self._fixed)
+        self._stamp: _Stamp | None = (-1, -1, -1)
+        self._digests: tuple[bytes, ...] = tuple(digest.encode() for digest in self._fixed)
         self.refresh()
 
     def refresh(self) -> None:
@@ -84,7 +84,7 @@ class Tokens:
         if not known:
             raise Unauthorized("this token is not, or no longer, valid for this endpoint")
 
-    def _read_stamp(self) -> Optional[_Stamp]:
+    def _read_stamp(self) -> _Stamp | None:
         try:
             found = os.stat(self._path)
         except OSError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from typing import Any, Deque, Dict, Mapping, Optional
+from typing import Any, Mapping
 
 from .slots import Slots
 
@@ -36,12 +36,12 @@ class Ticket:
 
     __slots__ = ("answered", "deadline", "descriptor", "request_id", "slot", "started")
 
-    def __init__(self, request_id: str, started: float, deadline: float, slot: Optional[int]) -> None:
+    def __init__(self, request_id: str, started: float, deadline: float, slot: int | None) -> None:
         self.request_id = request_id
         self.started = started
         self.deadline = deadline
         self.slot = slot
-        self.descriptor: Optional[int] = None
+        self.descriptor: int | None = None
         self.answered = False
 
 
@@ -58,14 +58,14 @@ class Tracker:
         This worker's number.
     """
 
-    def __init__(self, timeout_s: float, *, slots: Optional[Slots] = None, worker: int = 1) -> None:
+    def __init__(self, timeout_s: float, *, slots: Slots | None = None, worker: int = 1) -> None:
         self._timeout_s = timeout_s
         self._slots = slots
         self._worker = worker
-        self._free: Deque[int] = deque(range(slots.threads if slots is not None else 0))
+        self._free: deque[int] = deque(range(slots.threads if slots is not None else 0))
         self._total = 0
         #: By slot.
-        self.running: Dict[int, Ticket] = {}
+        self.running: dict[int, Ticket] = {}
 
     def begin(self, environ: Mapping[str, Any]) -> Ticket:
         now = time.monotonic()

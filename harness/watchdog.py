@@ -1,4 +1,4 @@
-"""The replica's watchdog: a process of its own, which uWSGI's master keeps alive, so that no model can hold it up.
+"""The replica's watchdog: a process of its own (uWSGI's mule), so that no model can hold it up.
 
 It ends a replica whose model kills its process or hangs while loading; it stops requests that are over their time
 limit; it replaces workers that have served enough or grown too large, one at a time; it keeps the log's size.
@@ -9,14 +9,8 @@ from __future__ import annotations
 import os
 import re
 import signal
-import sys
 import time
-from typing import Any, Dict, List, Optional
-
-if __package__ in (None, ""):
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    __package__ = os.path.basename(os.path.dirname(os.path.abspath(__file__)))
-    __import__(__package__)
+from typing import Any
 
 from .config import Config, read_config
 from .log import Redaction, install, log
@@ -48,7 +42,7 @@ class Watchdog:
         self._master = master
         self._slots = Slots(os.path.join(config.replica_dir, "slots"))
         self._status = Status(config.replica_dir, master, Redaction(config.secrets))
-        self._recycling: Optional[int] = None
+        self._recycling: int | None = None
         self._next_slow_look = 0.0
 
     def look(self) -> bool:
@@ -87,16 +81,15 @@ class Watchdog:
 
     def _end_replica(self) -> None:
         """End the master and everything below it; nobody serves a broken model."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # the master ends its helpers first, and this work is not done
         send(self._master, signal.SIGINT)
-        for worker in range(1, self._slots.workers + 1):
-            send(self._slots.worker(worker).pid, signal.SIGKILL)
-        deadline = time.monotonic() + 2
-        while time.monotonic() < deadline and os.getppid() == self._master:
-            time.sleep(0.02)
+        # Not longer than this: the master waits for this process too.
+        deadline = time.monotonic() + 0.2
+        while time.monotonic() < deadline:
             for worker in range(1, self._slots.workers + 1):
                 send(self._slots.worker(worker).pid, signal.SIGKILL)
-        if os.getppid() == self._master:
-            send(self._master, signal.SIGKILL)
+            time.sleep(0.02)
         os._exit(0)
 
     def _watch_requests(self, worker: int, now: float) -> None:
@@ -121,7 +114,7 @@ class Watchdog:
             log(f"worker {worker} is killed with {len(overdue)} overdue request(s)")
             send(record.pid, signal.SIGKILL)
 
-    def _may_kill(self, overdue: List[SlotRecord], flying: List[SlotRecord], waited_s: float) -> bool:
+    def _may_kill(self, overdue: list[SlotRecord], flying: list[SlotRecord], waited_s: float) -> bool:
         """Whether nobody is left to wait for, or they had their time."""
         if waited_s < _SETTLE_S:
             return False
@@ -218,7 +211,7 @@ def death_notice(pid: int, state: State) -> str:
     return f"the process ended during {when}"
 
 
-_HINTS: Dict[int, str] = {
+_HINTS: dict[int, str] = {
     signal.SIGKILL: " (often the kernel's answer to memory running out)",
     signal.SIGSEGV: " (a crash in native code)",
 }
@@ -269,7 +262,3 @@ def _copy(source: Any, target: Any) -> None:
         if not chunk:
             return
         target.write(chunk)
-
-
-if __name__ == "__main__":
-    run(os.getppid())

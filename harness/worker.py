@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, Optional
+from typing import Any
 
 from .app import Front, create_app
 from .config import Config
@@ -47,7 +47,7 @@ class Worker:
         self._master = master
         self._slots = Slots(os.path.join(config.replica_dir, "slots"))
         self._status = Status(config.replica_dir, master, Redaction(config.secrets))
-        self.tracker: Optional[Tracker] = None
+        self.tracker: Tracker | None = None
 
     def start(self) -> Any:
         """Load and warm the model, report, and return the WSGI application; where that fails end the replica."""
@@ -111,8 +111,8 @@ class Worker:
         if self._slots.phase is not Phase.READY:
             self._status.fail(error.reason, error.detail)
             self._slots.phase = Phase.FAILED
-            os.kill(self._master, signal.SIGINT)
-            time.sleep(3600)  # until the master or the watchdog ends us: uWSGI would start us again
+            time.sleep(10)  # the watchdog ends the replica: if this process ended first, uWSGI would start another
+            os.kill(self._master, signal.SIGKILL)
         time.sleep(1)  # a replacement that cannot load beside workers that serve: tried again, not in a hot loop
         os._exit(1)
 
@@ -126,7 +126,7 @@ class Worker:
                 log("the tokens could not be read again", error=error)
 
 
-def connection_descriptor() -> Optional[int]:
+def connection_descriptor() -> int | None:
     import uwsgi
 
     return uwsgi.connection_fd()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 
 import uwsgi
@@ -15,6 +16,7 @@ from .worker import Worker
 os.environ.pop("PYTHONPATH", None)  # launch.py's, for a compiled uWSGI
 if os.path.basename(sys.executable or "uwsgi").startswith("uwsgi"):
     sys.executable = os.environ["DOMINO_PYTHON"]  # what multiprocessing starts
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # launch.py's is for the master
 random.seed()  # uWSGI's fork does not tell Python: all workers would draw the same numbers
 
 _config = read_config(os.environ)

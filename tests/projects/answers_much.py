@@ -1,0 +1,2 @@
+def predict(size):
+    return "x" * size

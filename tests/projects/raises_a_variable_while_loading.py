@@ -1,0 +1,3 @@
+import os
+
+raise RuntimeError("cannot connect with " + os.environ["API_KEY"])

@@ -1,0 +1,2 @@
+def predict(x=1):
+    raise RuntimeError("the first prediction fails")

@@ -1,0 +1,7 @@
+import os
+import time
+
+
+def predict(seconds=0.0):
+    time.sleep(seconds)
+    return os.getpid()
