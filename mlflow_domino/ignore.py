@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import pathspec
+from typing import TYPE_CHECKING
 
 from mlflow_domino.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import pathspec
 
 __all__ = ["FILE_NAME", "Ignore"]
 
@@ -43,6 +45,8 @@ class Ignore:
         InvalidInput
             When a pattern is none, or the file cannot be read, naming the line.
         """
+        import pathspec  # here: most verbs fetch nothing
+
         lines = [(f"line {number} of {FILE_NAME}", line) for number, line in enumerate(_lines(project), start=1)]
         lines += [("exclude_files", pattern) for pattern in exclude_files]
         kept = [(origin, _without_dot(line)) for origin, line in lines if line.strip()]

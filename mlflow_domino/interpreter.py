@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mlflow_domino.errors import EnvironmentFailed
 
-__all__ = ["Interpreter", "Search", "find"]
+__all__ = ["Interpreter", "Search", "find", "installed"]
 
 #: The harness runs on this and later ones.
 _FLOOR = (3, 8)
@@ -178,12 +178,15 @@ def _run(program: Path) -> Interpreter | None:
     return Interpreter(Path(path), version, tag) if tag.startswith("cpython-") else None
 
 
+def installed(search: Search | None = None) -> list[str]:
+    """Return the versions of the Pythons that are on this machine and can be used, one of each minor version."""
+    search = search or Search.here()
+    found = (_first(search, f"3.{number}", f"3.{number}") for number in range(_FLOOR[1], 31))
+    return [interpreter.version for interpreter in found if interpreter]
+
+
 def _not_found(search: Search, wanted: str, *, allowed: bool) -> str:
-    there = []
-    for number in range(_FLOOR[1], 31):
-        interpreter = _first(search, f"3.{number}", f"3.{number}")
-        if interpreter:
-            there.append(interpreter.version)
+    there = installed(search)
     minor = ".".join(wanted.split(".")[:2])
     downloaded = "could not be downloaded" if allowed else "may not be downloaded (python_downloads=false)"
     text = f"Python {wanted} is not on this machine and {downloaded}. "

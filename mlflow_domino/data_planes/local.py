@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_domino import logs, secret, source
 from mlflow_domino.config import Secrets
@@ -19,10 +20,12 @@ from mlflow_domino.data_planes.base import DataPlane, Log, Observation, World
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.gateway import LocalGateway
 from mlflow_domino.data_planes.supervisor import Launch, Supervisor, clean_environment, wait_until
-from mlflow_domino.environment import Environments
 from mlflow_domino.errors import Failed, Unavailable
 from mlflow_domino.home import Home, write_json, write_text
 from mlflow_domino.models import Artifact, Endpoint, Status, Target, Token, Version
+
+if TYPE_CHECKING:
+    from mlflow_domino.environment import Environments
 
 __all__ = ["LocalDataPlane"]
 
@@ -40,7 +43,12 @@ class LocalDataPlane(DataPlane):
         self._declaration = declaration
         self._supervisor = Supervisor(home)
         self._gateway = LocalGateway(home, declaration)
-        self._environments = Environments(home)
+
+    @functools.cached_property
+    def _environments(self) -> Environments:
+        from mlflow_domino.environment import Environments  # here: most verbs build nothing, and start sooner without
+
+        return Environments(self._home)
 
     def url(self) -> str:
         return self._declaration.base_url
