@@ -34,6 +34,7 @@ _PASSED = re.compile(
     r"INDEX_STRATEGY|TORCH_BACKEND|EXCLUDE_NEWER|PYTHON_INSTALL_\w+|PYTHON_DOWNLOADS\w*)"
 )
 _UV_INDEXES = re.compile(r"UV_(?:DEFAULT_INDEX|INDEX|INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX)")
+_REFERENCE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _URL_USER = re.compile(r"(?<=://)[^/\s@]+@")
 
 
@@ -69,13 +70,13 @@ class Indexes:
             When a line refers to a variable that is not set.
         """
         environment = os.environ if environment is None else environment
-        values = _referenced(requirements, secrets, environment)
+        values = _referenced(requirements, settings, secrets, environment)
         pip = _pip(environment)
         passed = {name: value for name, value in environment.items() if _PASSED.fullmatch(name) and value}
 
-        default = secrets.index_url or _expand(requirements.index_url, values)
-        extra = [*secrets.extra_index_url, *(_expand(url, values) for url in requirements.extra_index_url)]
-        links = [*settings.find_links, *(_expand(link, values) for link in requirements.find_links)]
+        default = _expand(secrets.index_url or requirements.index_url, values)
+        extra = [_expand(url, values) for url in (*secrets.extra_index_url, *requirements.extra_index_url)]
+        links = [_expand(link, values) for link in (*settings.find_links, *requirements.find_links)]
         if not _uv_is_told(environment):
             default = default or pip.get("index-url", "")
             extra += pip.get("extra-index-url", "").split()
@@ -104,6 +105,28 @@ class Indexes:
             text = text.replace(password, "****")
         return text
 
+    def refusing(self, package: str) -> list[str]:
+        """Return the hosts of indexes that refuse us for a package, which uv reports as a package that is not there."""
+        import requests  # 0.1 s, and only after a failure
+
+        variables = dict(self.variables)
+        urls = " ".join(variables.get(name, "") for name in ("UV_DEFAULT_INDEX", "UV_EXTRA_INDEX_URL")).split()
+        refused = []
+        for url in urls:
+            parts = urllib.parse.urlsplit(url)
+            user, _, host = parts.netloc.rpartition("@")
+            name, _, password = user.partition(":")
+            address = urllib.parse.urlunsplit(parts._replace(netloc=host)).rstrip("/") + f"/{package}/"
+            with contextlib.suppress(requests.RequestException, OSError):
+                answer = requests.get(
+                    address,
+                    auth=(urllib.parse.unquote(name), urllib.parse.unquote(password)) if user else None,
+                    verify=variables.get("SSL_CERT_FILE") or True,
+                    timeout=5,
+                )
+                refused += [host] if answer.status_code in (401, 403) else []
+        return refused
+
     def key(self) -> str:
         """Return a digest of what decides a resolution: the indexes, without users and passwords."""
         deciding = [
@@ -115,9 +138,12 @@ class Indexes:
         return hashlib.sha256(repr(deciding).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _referenced(requirements: Requirements, secrets: Secrets, environment: Mapping[str, str]) -> dict[str, str]:
+def _referenced(
+    requirements: Requirements, settings: Settings, secrets: Secrets, environment: Mapping[str, str]
+) -> dict[str, str]:
+    urls = (secrets.index_url, *secrets.extra_index_url, *settings.find_links)
     values = {}
-    for name in references(requirements):
+    for name in dict.fromkeys((*references(requirements), *_REFERENCE.findall(" ".join(urls)))):
         value = secrets.variables.get(name, environment.get(name))
         if value is None:
             asking = next((item for item in requirements.items if f"${{{name}}}" in item.text), None)
@@ -128,7 +154,7 @@ def _referenced(requirements: Requirements, secrets: Secrets, environment: Mappi
 
 
 def _expand(text: str, values: Mapping[str, str]) -> str:
-    return re.sub(r"\$\{([A-Z0-9_]+)\}", lambda match: values.get(match[1], match[0]), text)
+    return _REFERENCE.sub(lambda match: values.get(match[1], match[0]), text)
 
 
 def _prepend(passed: dict[str, str], name: str, first: Iterable[str], separator: str) -> None:

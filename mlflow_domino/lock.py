@@ -165,8 +165,9 @@ def resolve(asked: Requirements, interpreter: Interpreter, uv: Uv, *, hashes: bo
     options = ["--no-header", "--no-annotate", "--no-strip-extras", "--emit-build-options", "--no-python-downloads"]
     options += ["--generate-hashes"] if hashes else []
     options += ["--prerelease", "allow"] if asked.prerelease else []
+    options += ["--constraints", str(limits)] if asked.constraints else []
     finished = uv.run(
-        "pip", "compile", given, "--constraints", limits, "--output-file", result,
+        "pip", "compile", given, "--output-file", result,
         "--python", interpreter.path, *options, messages_only=True,
     )  # fmt: skip
     if finished.code != 0:
@@ -241,6 +242,14 @@ def _explained(recipe: Recipe, uv: Uv, asked: Requirements, message: str) -> Env
             "Look at index_url, extra_index_url, the proxy, and offline=true with find_links.",
             log_tail=message,
         )
+    if absent := re.search(r"Because ([\w.-]+) was not found in the package registry", message):
+        refusing = uv.indexes.refusing(absent[1])
+        if refusing:
+            return EnvironmentFailed(
+                f"The package index at {', '.join(refusing)} refuses us {absent[1]}: a user or password is missing or "
+                "wrong. Set index_url or extra_index_url with both.",
+                log_tail=message,
+            )
     own = replace(asked, items=tuple(item for item in asked.items if item not in recipe.harness))
     quiet = replace(uv, log=lambda _line: None)
     if recipe.harness and resolve(own, recipe.interpreter, quiet, hashes=False)[0] is None:

@@ -310,7 +310,6 @@ class _Reader:
                 Parsed(text)
             except InvalidRequirement as error:
                 raise InvalidInput(f"{at}: {str(error).splitlines()[0]}") from None
-            marker = ""
         elif entry.link.scheme in ("http", "https") or entry.link.is_vcs:
             text = self.hidden(re.sub(r"#egg=[^&]*&?", "#", entry.link.url).rstrip("#"))
         else:

@@ -42,9 +42,7 @@ def test_another_patch_level_is_used_and_said(search: Search, tmp_path: Path) ->
     assert notes == ("Python 3.10.2 is wanted, 3.10.9 is used",)
 
 
-@pytest.mark.parametrize(
-    "folder", [".pyenv/versions/3.10.2", ".local/share/uv/python/cpython-3.10.2-linux-x86_64-gnu"]
-)
+@pytest.mark.parametrize("folder", [".pyenv/versions/3.10.2", ".local/share/uv/python/cpython-3.10.2-linux-x86_64-gnu"])
 def test_the_exact_version_among_pyenvs_and_uvs_wins_over_path(search: Search, tmp_path: Path, folder: str) -> None:
     pretend(tmp_path / "bin" / "python3.10", "3.10.9")
     exact = pretend(tmp_path / folder / "bin" / "python3.10", "3.10.2")
