@@ -10,6 +10,7 @@ from mlflow_domino.gateway.routes import Cluster, is_path
 __all__ = ["application_cluster", "version_cluster"]
 
 _TYPE = "type.googleapis.com/envoy."
+_UNLIMITED = 1 << 24
 
 
 def _endpoint(address: str) -> dict[str, Any]:
@@ -32,19 +33,22 @@ def _is_name(address: str) -> bool:
 
 
 def _base_cluster(name: str, addresses: tuple[str, ...], max_requests: int) -> dict[str, Any]:
-    limits = {"max_connections": max_requests, "max_pending_requests": max_requests, "max_requests": max_requests}
+    # Requests are what is limited: one that found no free connection would wait for it, not be refused.
+    limits = {"max_requests": max_requests, "max_pending_requests": max_requests}
     options = {
         "@type": _TYPE + "extensions.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {"http_protocol_options": {}},
         # uWSGI closes each connection after its answer; a second request on it would be lost now and then.
-        "common_http_protocol_options": {"max_requests_per_connection": 1},
+        # A connection made for a request that was then refused must not keep one of uWSGI's threads waiting for long.
+        "common_http_protocol_options": {"max_requests_per_connection": 1, "idle_timeout": "1s"},
     }
     return {
         "name": name,
         "type": "STRICT_DNS" if any(map(_is_name, addresses)) else "STATIC",
+        "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": "2s",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [_endpoint(a) for a in addresses]}]},
-        "circuit_breakers": {"thresholds": [{**limits, "max_retries": max_requests}]},
+        "circuit_breakers": {"thresholds": [{**limits, "max_connections": _UNLIMITED, "max_retries": _UNLIMITED}]},
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
     }
 
@@ -58,21 +62,27 @@ def version_cluster(cluster: Cluster) -> dict[str, Any]:
         "@type": _TYPE + "config.cluster.v3.Cluster",
         **_base_cluster(cluster.name, cluster.addresses, cluster.max_requests),
         "lb_policy": "LEAST_REQUEST",
-        # When no replica seems to live, all are tried: they may be back before Envoy looks again.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 1}},
-        "outlier_detection": _outlier_detection(),
         "ignore_health_on_host_removal": True,
     }
     if cluster.health_check:
-        rendered["health_checks"] = [_health_check()]
-    return rendered
+        # Only what is ready gets requests: 503 is better than a place in the queue of a model that still loads.
+        watched = {"health_checks": [_health_check()], "common_lb_config": {"healthy_panic_threshold": {"value": 0}}}
+    else:
+        # When no replica seems to live, all are tried: they may be back before Envoy looks again.
+        panic = {"healthy_panic_threshold": {"value": 1}}
+        watched = {"outlier_detection": _outlier_detection(), "common_lb_config": panic}
+    return {**rendered, **watched}
 
 
 def _outlier_detection() -> dict[str, Any]:
-    """One failure to connect puts a replica aside for a second; no answer of a model's ever does."""
+    """Two failures to connect in a row put a replica aside for a second; no answer of a model's ever does.
+
+    Envoy counts a request over its time limit as such a failure, so that one failure must not suffice: a single slow
+    request would double the load of the other replicas.
+    """
     return {
         "split_external_local_origin_errors": True,
-        "consecutive_local_origin_failure": 1,
+        "consecutive_local_origin_failure": 2,
         "enforcing_consecutive_local_origin_failure": 100,
         "enforcing_consecutive_5xx": 0,
         "enforcing_consecutive_gateway_failure": 0,

@@ -34,6 +34,9 @@ _LISTENERS = "listener_manager.lds"
 _CLUSTERS = "cluster_manager.cds"
 _ROUTES = f"http.gateway.rds.{envoy.ROUTES}"
 _LOG_TAIL = 1 << 14
+#: How Envoy's own words begin when it refuses a file.
+_REFUSAL = "update rejected: "
+_REASON_S = 1.0
 
 
 class Envoy:
@@ -74,6 +77,8 @@ class Envoy:
             "--concurrency", str(threads),
             "--log-level", "warning",
             "--log-path", str(self._log),
+            # The log says why a configuration is refused; by default it is written every ten seconds.
+            "--file-flush-interval-msec", "100",
         ]  # fmt: skip
 
     def prepare(self, table: RouteTable, *, chain: Path | None = None, key: Path | None = None) -> None:
@@ -139,9 +144,11 @@ class Envoy:
             Envoy does not answer, or refuses the configuration, with its own reason. Nothing has changed then.
         """
         deadline = time.monotonic() + timeout_s
-        after = self._state().followed_by(table, now_ms=int(time.time() * 1000))
+        before = self._state()
+        after = before.followed_by(table, now_ms=int(time.time() * 1000))
         with _restored_on_failure(self.entry.clusters_file):
             self._apply(_CLUSTERS, self.entry.clusters_file, table.generation, after.rendered_clusters(), deadline)
+            self._await_clusters([c for c in table.clusters if c not in before.table.clusters], deadline)
             self._apply(_ROUTES, self.entry.routes_file, table.generation, [envoy.routes(table)], deadline)
         self._save(after)
 
@@ -191,6 +198,7 @@ class Envoy:
         GatewayFailed
             It cannot, or does not in time; with its own reason, such as that the port is taken.
         """
+        log_size = _size(self._log)
         for _ in _polls(time.monotonic() + timeout_s):
             if self.ready():
                 return
@@ -198,14 +206,14 @@ class Envoy:
                 if _refusals(self._told(_LISTENERS)):
                     break
         where = f"{self.entry.host}:{self.entry.port}"
-        raise GatewayFailed(f"The gateway does not listen on {where}.", log_tail=_tail(self._log))
+        raise GatewayFailed(f"The gateway does not listen on {where}.", log_tail=self._reason(log_size))
 
     def _apply(
         self, scope: str, path: Path, generation: int, resources: Sequence[Mapping[str, Any]], deadline: float
     ) -> None:
         """Replace a file and wait until Envoy has accepted it; put the old one back where it does not."""
         version, content = _render(generation, resources)
-        log_size = self._log.stat().st_size if self._log.exists() else 0
+        log_size = _size(self._log)
         with _restored_on_failure(path):
             refused = self._refused(scope)
             if _read(path) != content:
@@ -220,7 +228,28 @@ class Envoy:
                     refused = min(refused, _refusals(told))  # an Envoy that has just begun counts from 0
             else:
                 raise GatewayFailed("The gateway did not take its new routes in time.", log_tail=_tail(self._log))
-            raise GatewayFailed("The gateway refused its new routes.", log_tail=_tail(self._log, log_size))
+            raise GatewayFailed("The gateway refused its new routes.", log_tail=self._reason(log_size))
+
+    def _await_clusters(self, new: Sequence[Cluster], deadline: float) -> None:
+        """Wait until Envoy would send requests to clusters: it resolves names and checks health before it does."""
+        checked = "|".join(c.name for c in new if c.health_check)
+        pattern = rf"^cluster_manager\.warming_clusters$|^cluster\.({checked or '-'})\.membership_healthy$"
+        for _ in _polls(deadline):
+            with contextlib.suppress(GatewayFailed):
+                found = self.admin.statistics(pattern)
+                warming = found.pop("cluster_manager.warming_clusters", 1)
+                if not warming and len(found) == sum(c.health_check for c in new) and all(found.values()):
+                    return
+        raise GatewayFailed("The gateway finds no healthy replica of the new version.", log_tail=_tail(self._log))
+
+    def _reason(self, log_size: int) -> str:
+        """Return what Envoy says about a refusal, which it writes a little later; else the end of its log."""
+        for _ in _polls(time.monotonic() + _REASON_S):
+            new = _tail(self._log, log_size)
+            if _REFUSAL in new:
+                lines = new.partition(_REFUSAL)[2].splitlines()
+                return "\n".join(lines if len(lines) < 4 else [lines[0], "…", lines[-1]])  # the resource lies between
+        return _tail(self._log)
 
     def _refused(self, scope: str) -> int:
         with contextlib.suppress(GatewayFailed):
@@ -302,6 +331,10 @@ def _polls(deadline: float) -> Iterator[None]:
         time.sleep(pause)
         pause = min(_LAST_POLL_S, pause * 1.5)
         yield
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _tail(log: Path, start: int = 0) -> str:
