@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from typing import Any, Callable, Iterable
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from .encoding import encode
-from .errors import BY_STATUS, ModelFailed, NotAllowed, NotFound, Refusal
+from .errors import BY_STATUS, ModelFailed, NotAllowed, NotFound, Overdue, Refusal
 from .log import log
 from .metrics import Metrics
 from .service import TICKET, Service, discard_body
@@ -137,7 +140,29 @@ class Front:
         except BaseException:
             self._finish(ticket, environ, "500")
             raise
-        return _Body(body, lambda: self._finish(ticket, environ, status[-1][:3] if status else "500"))
+        code = status[-1][:3] if status else "500"
+        if not ticket.claim():
+            code = "504"  # the caller was told so meanwhile; what is written now goes nowhere
+        return _Body(body, lambda: self._finish(ticket, environ, code))
+
+    def give_up_overdue(self) -> None:
+        """Tell those who came straight here that their time is over; behind the gateway it was the gateway's word."""
+        for ticket in self._tracker.overdue():
+            if ticket.descriptor is not None and ticket.claim():
+                self._send(ticket.descriptor, self._overdue_answer(ticket))
+
+    def _overdue_answer(self, ticket: Ticket) -> bytes:
+        refusal = Overdue("the time limit was over; the work is stopped")
+        body = encode({"error": {"code": refusal.code, "message": refusal.message, "request_id": ticket.request_id}})
+        headers = (("Content-Type", "application/json"), ("Content-Length", str(len(body))), *CORS)
+        lines = ["HTTP/1.1 504 Gateway Timeout", *(f"{name}: {value}" for name, value in headers), "", ""]
+        return "\r\n".join(lines).encode("ascii") + body
+
+    @staticmethod
+    def _send(descriptor: int, answer: bytes) -> None:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+            connection.send(answer)
+            connection.shutdown(socket.SHUT_RDWR)
 
     def _finish(self, ticket: Ticket, environ: dict[str, Any], code: str) -> None:
         self._tracker.end(ticket)

@@ -6,6 +6,7 @@ Builds uWSGI's arguments out of names and numbers that are ours alone, since uWS
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -84,10 +85,8 @@ def _prepare(config: Config) -> None:
 def _listen(config: Config) -> socket.socket:
     """Bind where the replica is reached; a Unix socket under the name that says that it is not ready yet."""
     if config.socket:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(config.starting_socket)
-        except FileNotFoundError:
-            pass
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listening.bind(config.starting_socket)
         os.chmod(config.starting_socket, stat.S_IRUSR | stat.S_IWUSR)
@@ -141,6 +140,7 @@ def uwsgi_arguments(config: Config, descriptor: int, folder: int) -> list[str]:
         "skip-atexit-teardown": True,  # the interpreter's end waits for threads that may never end
         "worker-reload-mercy": max(1, int(config.drain_s)),
         "mule-reload-mercy": 1,
+        "forkbomb-delay": 0,  # a pause of the master would lose the signal to end; workers pause by themselves
     }
     if config.threads > 1:
         options["threads"] = config.threads

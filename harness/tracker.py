@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import deque
 from typing import Any, Mapping
@@ -34,7 +35,7 @@ class Ticket:
         The caller's connection.
     """
 
-    __slots__ = ("answered", "deadline", "descriptor", "request_id", "slot", "started")
+    __slots__ = ("_answer", "deadline", "descriptor", "request_id", "slot", "started")
 
     def __init__(self, request_id: str, started: float, deadline: float, slot: int | None) -> None:
         self.request_id = request_id
@@ -42,7 +43,11 @@ class Ticket:
         self.deadline = deadline
         self.slot = slot
         self.descriptor: int | None = None
-        self.answered = False
+        self._answer = threading.Lock()
+
+    def claim(self) -> bool:
+        """Take the right to answer; there is one answer, the model's or the word that its time is over."""
+        return self._answer.acquire(False)
 
 
 class Tracker:
@@ -78,6 +83,11 @@ class Tracker:
             self._slots.take(self._worker, ticket.slot, ticket.request_id, ticket.deadline)
             self.running[ticket.slot] = ticket
         return ticket
+
+    def overdue(self) -> list[Ticket]:
+        """Return the requests whose time is over."""
+        now = time.monotonic()
+        return [ticket for ticket in list(self.running.values()) if now > ticket.deadline]
 
     def end(self, ticket: Ticket) -> None:
         if self._slots is not None and ticket.slot is not None:

@@ -6,6 +6,7 @@ limit; it replaces workers that have served enough or grown too large, one at a 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -81,16 +82,22 @@ class Watchdog:
 
     def _end_replica(self) -> None:
         """End the master and everything below it; nobody serves a broken model."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # the master ends its helpers first, and this work is not done
-        send(self._master, signal.SIGINT)
-        # Not longer than this: the master waits for this process too.
-        deadline = time.monotonic() + 0.2
-        while time.monotonic() < deadline:
-            for worker in range(1, self._slots.workers + 1):
-                send(self._slots.worker(worker).pid, signal.SIGKILL)
-            time.sleep(0.02)
+        with contextlib.suppress(OSError):
+            os.unlink(self._config.starting_socket)
+        # Asked to end, it might be starting another worker just then, and wait for that one.
+        send(self._master, signal.SIGKILL)
+        self._kill_workers()
         os._exit(0)
+
+    def end_workers(self) -> None:
+        """Kill those workers that do not end by themselves, when the master was told to end at once."""
+        time.sleep(0.25)
+        self._kill_workers()
+
+    def _kill_workers(self) -> None:
+        for pid in {*children(self._master), *(self._slots.worker(n).pid for n in range(1, self._slots.workers + 1))}:
+            if pid != os.getpid() and os.getppid() == self._master:
+                send(pid, signal.SIGKILL)
 
     def _watch_requests(self, worker: int, now: float) -> None:
         record = self._slots.worker(worker)
@@ -133,7 +140,8 @@ class Watchdog:
             self._recycling = None
         if self._slots.phase is not Phase.READY:
             return
-        for worker in range(1, self._slots.workers + 1):
+        by_requests = sorted(range(1, self._slots.workers + 1), key=lambda n: -self._slots.worker(n).requests)
+        for worker in by_requests:
             why = self._reason_to_recycle(worker)
             if why:
                 log(f"worker {worker} is recycled: {why}")
@@ -159,6 +167,12 @@ def run(master: int) -> None:
     config = read_config(os.environ)
     install(Redaction(config.secrets))
     watchdog = Watchdog(config, master)
+
+    def end(*_: Any) -> None:
+        watchdog.end_workers()
+        os._exit(0)
+
+    signal.signal(signal.SIGINT, end)
     while True:
         try:
             if not watchdog.look():
@@ -171,10 +185,16 @@ def run(master: int) -> None:
 
 def send(pid: int, number: int) -> None:
     if pid > 1:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            pass
+
+
+def children(pid: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            return [int(child) for child in file.read().split()]
+    except OSError:
+        return []
 
 
 def alive(pid: int) -> bool:

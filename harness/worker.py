@@ -47,15 +47,16 @@ class Worker:
         self._master = master
         self._slots = Slots(os.path.join(config.replica_dir, "slots"))
         self._status = Status(config.replica_dir, master, Redaction(config.secrets))
-        self.tracker: Tracker | None = None
 
     def start(self) -> Any:
         """Load and warm the model, report, and return the WSGI application; where that fails end the replica."""
-        died = self._slots.phase is Phase.STARTING and self._slots.worker(self._number).starts > 0
+        before = self._slots.worker(self._number)
         self._slots.enter(self._number, os.getpid())
-        if self._slots.phase is Phase.FAILED or died:
-            # The watchdog has the reason, or is about to find it: a model that kills its process is not tried again.
+        if self._slots.phase is Phase.FAILED or (self._slots.phase is Phase.STARTING and before.starts):
+            # A model that kills its process is not tried again: the watchdog says why, and ends the replica.
             time.sleep(3600)
+        if before.starts and before.state != State.READY:
+            time.sleep(1)  # the process before this one died while it loaded: not in a hot loop
         try:
             return self._start()
         except StartFailed as error:
@@ -74,13 +75,14 @@ class Worker:
         predictor = self._load()
         service = Service(self._config, predictor, tokens)
         self._warm(predictor)
-        self.tracker = Tracker(self._config.request_timeout_s, slots=self._slots, worker=self._number)
-        threading.Thread(target=self._tick, args=(tokens,), name="domino-ticker", daemon=True).start()
+        tracker = Tracker(self._config.request_timeout_s, slots=self._slots, worker=self._number)
+        front = Front(create_app(service, metrics), tracker, metrics, connection_descriptor)
+        threading.Thread(target=self._tick, args=(tokens, front), name="domino-ticker", daemon=True).start()
         faulthandler.cancel_dump_traceback_later()
         self._slots.set_load_time(self._number, time.monotonic() - started)
         self._slots.set_state(self._number, State.READY)
         self._open_when_all_are_ready(time.monotonic() - started)
-        return Front(create_app(service, metrics), self.tracker, metrics, connection_descriptor)
+        return front
 
     def _load(self) -> Predictor:
         left = self._config.start_timeout_s - (time.monotonic() - self._slots.started)
@@ -116,14 +118,15 @@ class Worker:
         time.sleep(1)  # a replacement that cannot load beside workers that serve: tried again, not in a hot loop
         os._exit(1)
 
-    def _tick(self, tokens: Tokens) -> None:
+    def _tick(self, tokens: Tokens, front: Front) -> None:
         while True:
             time.sleep(_TICK_S)
             self._slots.beat(self._number)
-            try:
-                tokens.refresh()
-            except Exception as error:
-                log("the tokens could not be read again", error=error)
+            for task in (tokens.refresh, front.give_up_overdue):
+                try:
+                    task()
+                except Exception as error:
+                    log("the worker's ticker stumbled", error=error)
 
 
 def connection_descriptor() -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import signal
@@ -17,6 +18,10 @@ os.environ.pop("PYTHONPATH", None)  # launch.py's, for a compiled uWSGI
 if os.path.basename(sys.executable or "uwsgi").startswith("uwsgi"):
     sys.executable = os.environ["DOMINO_PYTHON"]  # what multiprocessing starts
 signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # launch.py's is for the master
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends a worker that loads; uWSGI has a way of its own for later
+for _number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT):
+    signal.signal(_number, signal.SIG_DFL)  # where a crash was in Python says more than where it was in C
+faulthandler.enable(sys.__stderr__)
 random.seed()  # uWSGI's fork does not tell Python: all workers would draw the same numbers
 
 _config = read_config(os.environ)

@@ -151,6 +151,8 @@ class Replica:
             self.process.send_signal(number)
         try:
             self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still there {within} s after the signal\n{self.log[-3000:]}") from None
         finally:
             _gone, left = psutil.wait_procs(family, timeout=3)
             for process in left:
@@ -191,8 +193,11 @@ class Replica:
     def wait(self, state: str, within: float = 30) -> dict[str, Any]:
         """Wait for a state of status.json; the other end of the story is an error at once."""
         deadline = time.monotonic() + within
-        while self.status.get("state") != state:
-            assert self.status.get("state") != "failed", f"{self.status}\n{self.log}"
+        assert self.process is not None
+        while (self.status.get("pid"), self.status.get("state")) != (self.process.pid, state):
+            assert (self.status.get("pid"), self.status.get("state")) != (self.process.pid, "failed"), (
+                f"{self.status}\n{self.log}"
+            )
             assert time.monotonic() < deadline, f"not {state} within {within} s: {self.status}\n{self.log}"
             time.sleep(0.01)
         return self.status
