@@ -12,11 +12,10 @@ from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
-from mlflow_domino import invocation
-from mlflow_domino.controller import Controller, EndpointView
+from mlflow_domino import documents, invocation
+from mlflow_domino.controller import Controller
 from mlflow_domino.errors import DominoError, InvalidInput
 from mlflow_domino.home import Home
-from mlflow_domino.source import shown
 
 __all__ = ["DominoDeploymentClient"]
 
@@ -62,8 +61,8 @@ class DominoDeploymentClient(BaseDeploymentClient):
             _check_flavor(flavor)
             view, token = self._controller().create(name, model_uri, config)
             if _in_mlflow_cli():
-                click.echo(_summary(view, token))
-            return {**_document(view), "token": token}
+                click.echo(documents.summary(view, token))
+            return {**documents.deployment(view), "token": token}
 
     def update_deployment(
         self,
@@ -79,10 +78,13 @@ class DominoDeploymentClient(BaseDeploymentClient):
             _check_flavor(flavor)
             view = self._controller().update(name, model_uri, config)
             if _in_mlflow_cli():
-                click.echo(f"{view.endpoint.name}: version {_number(view)} answers at {view.url}")
-            return _document(view)
+                number = view.current.version.number if view.current else None
+                click.echo(f"{view.endpoint.name}: version {number} answers at {view.url}")
+            return documents.deployment(view)
 
-    def delete_deployment(self, name: str, config: Mapping[str, Any] | None = None, endpoint: str | None = None) -> None:
+    def delete_deployment(
+        self, name: str, config: Mapping[str, Any] | None = None, endpoint: str | None = None
+    ) -> None:
         """Remove the endpoint with its versions and tokens; one that is not there is no error."""
         with _mlflow_errors():
             _check_endpoint(name, endpoint)
@@ -93,12 +95,14 @@ class DominoDeploymentClient(BaseDeploymentClient):
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """Return all deployments, or the one of an endpoint."""
         with _mlflow_errors():
-            return [_document(v) for v in self._controller().endpoints() if endpoint in (None, v.endpoint.name)]
+            return [
+                documents.deployment(v) for v in self._controller().endpoints() if endpoint in (None, v.endpoint.name)
+            ]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
         with _mlflow_errors():
             _check_endpoint(name, endpoint)
-            return _document(self._controller().endpoint(name))
+            return documents.deployment(self._controller().endpoint(name))
 
     def predict(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
@@ -127,14 +131,16 @@ class DominoDeploymentClient(BaseDeploymentClient):
             return PredictionsResponse(answer)
 
     def explain(self, deployment_name: str | None = None, df: Any = None, endpoint: str | None = None) -> Any:
-        raise MlflowException("The domino target does not explain predictions.", error_code=ErrorCode.Value("NOT_IMPLEMENTED"))
+        raise MlflowException(
+            "The domino target does not explain predictions.", error_code=ErrorCode.Value("NOT_IMPLEMENTED")
+        )
 
     def create_endpoint(self, name: str, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Make an endpoint without a version; `update_deployment` or `create_deployment` publishes one."""
         with _mlflow_errors():
             controller = self._controller()
             controller.create_endpoint(name, config)
-            return _document(controller.endpoint(name))
+            return documents.deployment(controller.endpoint(name))
 
     def update_endpoint(self, endpoint: str, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Change settings; where a version runs, by a new rollout of it."""
@@ -182,33 +188,3 @@ def _check_endpoint(name: str, endpoint: str | None) -> None:
 def _check_flavor(flavor: str | None) -> None:
     if flavor not in (None, "python_function", "pyfunc"):
         raise InvalidInput(f"flavor {flavor!r}: models are served through python_function only; leave the flavor out.")
-
-
-def _number(view: EndpointView) -> int | None:
-    return view.current.version.number if view.current else None
-
-
-def _document(view: EndpointView) -> dict[str, Any]:
-    version = view.current.version if view.current else None
-    return {
-        "name": view.endpoint.name,
-        "flavor": version.source.flavor if version else "",
-        "id": view.endpoint.id,
-        "url": view.url,
-        "version": version.number if version else None,
-        "version_id": version.id if version else None,
-        "status": view.status.value,
-        "reason": view.reason,
-        "data_plane": view.endpoint.data_plane,
-        "source": shown(version.source.uri) if version else None,
-    }
-
-
-def _summary(view: EndpointView, token: str) -> str:
-    return (
-        f"\nEndpoint {view.endpoint.name!r}, version {_number(view)}: {view.status.value}\n"
-        f"  URL    {view.url}\n"
-        f"  token  {token}   (shown this once)\n\n"
-        f"  curl -u {token}:{token} -H 'Content-Type: application/json' \\\n"
-        f"       -d '{invocation.example(view)}' {view.url}\n"
-    )

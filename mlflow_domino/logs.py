@@ -217,6 +217,7 @@ def follow(
     paths: Callable[[], Iterable[Path]],
     *,
     since_ms: int | None = None,
+    last: int | None = None,
     values: Iterable[str] = (),
     wait: Callable[[], bool],
 ) -> Iterator[Line]:
@@ -228,6 +229,8 @@ def follow(
         Which logs to follow; asked again each time, since replicas come and go.
     since_ms : int or None
         First yield what was written from then on; None for nothing that is there already.
+    last : int or None
+        Of what is there already, only so many of the last lines.
     values : iterable of str
         Secrets to take out.
     wait : callable
@@ -245,9 +248,11 @@ def follow(
                     news += [] if at_end else watched[path].older()
             at_end = False
             news += [line for log in watched.values() for line in log.news()]
-            for line in sorted(news, key=lambda line: line.time_ms):
-                if since_ms is None or line.time_ms >= since_ms:
-                    yield Line(line.path, _without(line.text, forms), line.time_ms)
+            wanted = [line for line in news if since_ms is None or line.time_ms >= since_ms]
+            wanted.sort(key=lambda line: line.time_ms)
+            for line in wanted if last is None else wanted[max(0, len(wanted) - last) :]:
+                yield Line(line.path, _without(line.text, forms), line.time_ms)
+            last = None
             if not news and not wait():
                 return
 

@@ -1,0 +1,160 @@
+"""`mlflow-domino up`, `down`, `status`, `check`, `render` and `prune`: the data plane and this machine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mlflow_domino.cli.endpoint import parse_config, settings_option, show_endpoint, write_endpoints
+from mlflow_domino.cli.output import Output, command, endpoint_argument
+
+if TYPE_CHECKING:
+    from mlflow_domino.controller import Controller
+
+__all__ = ["add_to"]
+
+_POLL_S = 0.1
+
+
+def add_to(root: click.Group) -> None:
+    for name, function in _COMMANDS.items():
+        function(root, name)
+
+
+def _up(root: click.Group, name: str) -> None:
+    @command(root, name)
+    @click.option("--enable", is_flag=True, help="Also at each login from now on, by a systemd user unit.")
+    @click.option("--no-wait", is_flag=True, help="Return before every endpoint answers.")
+    def up(out: Output, *, enable: bool, no_wait: bool) -> None:
+        """Start the data plane, with every endpoint as it was."""
+        from mlflow_domino import unit
+
+        controller = out.open()
+        if enable:
+            hint = unit.enable(controller.home)
+            out.say(f"{unit.name_of(controller.home)} is enabled. {hint}")
+            if not controller.plane.alive():
+                unit.start(controller.home)
+        started = controller.up()
+        if not no_wait:
+            _await_endpoints(controller)
+        state = "is up" if started else "was up already"
+        out.answer(
+            f"The data plane {controller.plane.name} {state}, at {controller.plane.url()}.",
+            {"data_plane": controller.plane.name, "url": controller.plane.url(), "started": started},
+        )
+
+
+def _await_endpoints(controller: Controller) -> None:
+    """Wait until nothing starts any more, each endpoint as long as its own settings let it."""
+    from mlflow_domino.models import Status
+
+    began = time.monotonic()
+    while True:
+        starting = [v for v in controller.endpoints() if v.status in (Status.STARTING, Status.UNREACHABLE)]
+        limit = max((v.endpoint.settings.start_timeout_s for v in starting), default=0.0)
+        if not starting or time.monotonic() - began > limit:
+            return
+        time.sleep(_POLL_S)
+
+
+def _down(root: click.Group, name: str) -> None:
+    @command(root, name)
+    @click.option("--disable", is_flag=True, help="Also remove the systemd user unit that `up --enable` wrote.")
+    def down(out: Output, *, disable: bool) -> None:
+        """Stop every endpoint and the gateway; `up` brings them back as they were."""
+        from mlflow_domino import unit
+
+        controller = out.open(recover=False)
+        if disable and not unit.disable(controller.home):
+            out.say("There is no unit to remove.")
+        controller.down()
+        out.answer(
+            f"The data plane {controller.plane.name} is down.", {"data_plane": controller.plane.name, "down": True}
+        )
+
+
+def _status(root: click.Group, name: str) -> None:
+    @command(root, name)
+    @endpoint_argument(required=False)
+    def status(out: Output, endpoint: str | None) -> None:
+        """Tell what runs, and why the rest does not; of all endpoints, or of one with its log's end."""
+        from mlflow_domino import documents
+
+        controller = out.open()
+        if endpoint is not None:
+            show_endpoint(out, controller.endpoint(endpoint))
+            return
+        views = controller.endpoints()
+        alive = controller.plane.alive()
+        if out.as_json:
+            plane = {"name": controller.plane.name, "up": alive, "url": controller.plane.url()}
+            home = str(controller.home.root)
+            out.document({"data_plane": plane, "home": home, "endpoints": [documents.endpoint(v) for v in views]})
+            return
+        state = f"up, at {controller.plane.url()}" if alive else "down; `mlflow-domino up` starts it"
+        out.pairs([("Data plane", f"{controller.plane.name}: {state}"), ("Home", controller.home.root)])
+        click.echo()
+        write_endpoints(out, views)
+
+
+def _check(root: click.Group, name: str) -> None:
+    @command(root, name)
+    def check(out: Output) -> int:
+        """Tell what is missing on this machine, and how to get it; exit code 1 if anything is."""
+        from mlflow_domino.check import Verdict, findings
+        from mlflow_domino.data_planes.declaration import declared
+        from mlflow_domino.home import Home
+
+        home = Home.find()
+        found = list(findings(home, declared(out.target, home)))
+        rows = [(f.verdict.value, f.what, f.found, f.way_out) for f in found]
+        documents = [
+            {"what": f.what, "verdict": f.verdict.value, "found": f.found, "way_out": f.way_out} for f in found
+        ]
+        out.table(("", "WHAT", "FOUND", "WAY OUT"), rows, documents, "")
+        return int(any(f.verdict is Verdict.MISSING for f in found))
+
+
+def _render(root: click.Group, name: str) -> None:
+    @command(root, name)
+    @endpoint_argument(metavar="NAME")
+    @click.option("-m", "--model-uri", metavar="URI", help="Model or project; by default that of the endpoint.")
+    @settings_option
+    @click.option("-o", "--output", "folder", required=True, type=click.Path(path_type=Path), help="A new folder.")
+    def render(out: Output, endpoint: str, model_uri: str | None, config: tuple[str, ...], folder: Path) -> None:
+        """Write what would be built and run into a folder, without secrets, and do nothing."""
+        from mlflow_domino.render import write
+
+        files = write(out.open(recover=False), folder, endpoint, model_uri, parse_config(config))
+        out.answer("\n".join(str(folder / file) for file in files), {"folder": str(folder), "files": files})
+
+
+def _prune(root: click.Group, name: str) -> None:
+    @command(root, name)
+    @click.option("--yes", is_flag=True, help="Remove it; without this it is only shown.")
+    @click.option(
+        "--keep", type=click.IntRange(min=1), metavar="N", help="Versions an endpoint keeps; default: keep_versions."
+    )
+    @click.option("--older-than", default="1d", show_default=True, metavar="TIME", help="Age of logs and environments.")
+    def prune(out: Output, *, yes: bool, keep: int | None, older_than: str) -> None:
+        """Show what old versions, unused environments and old logs take, and with --yes remove it."""
+        from mlflow_domino import prune as pruning
+        from mlflow_domino.logs import parse_duration
+
+        controller = out.open()
+        plan = pruning.plan(controller, keep=keep, older_than_s=parse_duration(older_than))
+        rows = [(item.kind, item.name, pruning.readable(item.size), item.why) for item in plan]
+        documents = [{"kind": i.kind, "name": i.name, "bytes": i.size, "why": i.why, "removed": yes} for i in plan]
+        if yes:
+            pruning.carry_out(controller, plan, out.say)
+        out.table(("KIND", "NAME", "SIZE", "WHY"), rows, documents, "There is nothing to remove.")
+        if plan and not out.as_json:
+            total = pruning.readable(sum(item.size for item in plan))
+            click.echo(f"\n{total} {'removed' if yes else 'can be removed: mlflow-domino prune --yes'}")
+
+
+_COMMANDS = {"up": _up, "down": _down, "status": _status, "check": _check, "render": _render, "prune": _prune}
