@@ -11,6 +11,8 @@ __all__ = ["application_cluster", "version_cluster"]
 
 _TYPE = "type.googleapis.com/envoy."
 _UNLIMITED = 1 << 24
+#: Requests that may well arrive within the same millisecond.
+_AT_ONCE = 16
 
 
 def _endpoint(address: str) -> dict[str, Any]:
@@ -32,15 +34,15 @@ def _is_name(address: str) -> bool:
     return False
 
 
-def _base_cluster(name: str, addresses: tuple[str, ...], max_requests: int) -> dict[str, Any]:
-    # Requests are what is limited: one that found no free connection would wait for it, not be refused.
-    limits = {"max_requests": max_requests, "max_pending_requests": max_requests}
+def _base_cluster(name: str, addresses: tuple[str, ...], connections: int, pending: int) -> dict[str, Any]:
+    """Return a cluster whose hosts get at most `connections` each, while at most `pending` requests wait for one."""
+    limits = {"max_connections": _UNLIMITED, "max_requests": _UNLIMITED, "max_retries": _UNLIMITED}
     options = {
         "@type": _TYPE + "extensions.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {"http_protocol_options": {}},
         # uWSGI closes each connection after its answer; a second request on it would be lost now and then.
-        # A connection made for a request that was then refused must not keep one of uWSGI's threads waiting for long.
-        "common_http_protocol_options": {"max_requests_per_connection": 1, "idle_timeout": "1s"},
+        # A connection whose caller has gone by the time that it stands must not keep one of uWSGI's threads waiting.
+        "common_http_protocol_options": {"max_requests_per_connection": 1, "idle_timeout": "0.100s"},
     }
     return {
         "name": name,
@@ -48,19 +50,22 @@ def _base_cluster(name: str, addresses: tuple[str, ...], max_requests: int) -> d
         "dns_lookup_family": "V4_PREFERRED",
         "connect_timeout": "2s",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [_endpoint(a) for a in addresses]}]},
-        "circuit_breakers": {"thresholds": [{**limits, "max_connections": _UNLIMITED, "max_retries": _UNLIMITED}]},
+        "circuit_breakers": {
+            "thresholds": [{**limits, "max_pending_requests": pending}],
+            "per_host_thresholds": [{"max_connections": connections}],
+        },
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
     }
 
 
 def application_cluster(name: str, address: str) -> dict[str, Any]:
-    return _base_cluster(name, (address,), 64)
+    return _base_cluster(name, (address,), connections=64, pending=64)
 
 
 def version_cluster(cluster: Cluster) -> dict[str, Any]:
     rendered = {
         "@type": _TYPE + "config.cluster.v3.Cluster",
-        **_base_cluster(cluster.name, cluster.addresses, cluster.max_requests),
+        **_base_cluster(cluster.name, cluster.addresses, *_limits(cluster)),
         "lb_policy": "LEAST_REQUEST",
         "ignore_health_on_host_removal": True,
     }
@@ -72,6 +77,21 @@ def version_cluster(cluster: Cluster) -> dict[str, Any]:
         panic = {"healthy_panic_threshold": {"value": 1}}
         watched = {"outlier_detection": _outlier_detection(), "common_lb_config": panic}
     return {**rendered, **watched}
+
+
+def _limits(cluster: Cluster) -> tuple[int, int]:
+    """Return how many connections a replica gets, and how many requests wait in Envoy.
+
+    Together they are `max_requests`. What a replica runs, and some more so that it need not wait for the next, is at
+    the replica; the rest of the queue is here, where it is not lost with the replica. Each request waits here for a
+    moment while its connection is made, so that there must be room for those that come at once: where the queue is
+    too short for that, it is a little longer than it should be. (Envoy's own limit of requests would not do: it counts
+    when the connection stands, and what it refuses leaves connections behind that fill uWSGI's queue.)
+    """
+    replicas = len(cluster.addresses)
+    each = cluster.max_requests // replicas
+    waiting = max((each - cluster.concurrency) // 2, min(cluster.concurrency, _AT_ONCE), 1)
+    return max(cluster.concurrency, each - waiting), waiting * replicas
 
 
 def _outlier_detection() -> dict[str, Any]:

@@ -102,22 +102,20 @@ class Envoy:
                 raise InvalidInput("TLS needs both tls_certificate and tls_key.")
             self.renew_certificate(chain, key)
         self._log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = _State(table)
-        write_json(entry.bootstrap_file, envoy.bootstrap(entry))
-        write_text(entry.listener_file, _render(0, [envoy.listener(entry)])[1])
-        write_text(entry.clusters_file, _render(table.generation, state.rendered_clusters())[1])
-        write_text(entry.routes_file, _render(table.generation, [envoy.routes(table)])[1])
-        self._save(state)
+        for name, content in self.render(table).items():
+            write_text(entry.folder / name, content)
+        self._save(_State(table))
 
     def render(self, table: RouteTable) -> dict[str, str]:
-        """Return the files that `prepare` would write for `table`, by name, without certificate and key."""
-        resources = {
-            "listener": [envoy.listener(self.entry)],
-            "clusters": _State(table).rendered_clusters(),
-            "routes": [envoy.routes(table)],
+        """Return what `prepare` writes, by path in the entry's folder, but for the certificate."""
+        entry = self.entry
+        files = {
+            entry.bootstrap_file: json.dumps(envoy.bootstrap(entry), indent=1, sort_keys=True) + "\n",
+            entry.listener_file: _render(0, [envoy.listener(entry)])[1],
+            entry.clusters_file: _render(table.generation, _State(table).rendered_clusters())[1],
+            entry.routes_file: _render(table.generation, [envoy.routes(table)])[1],
         }
-        files = {f"envoy/{name}.json": _render(table.generation, content)[1] for name, content in resources.items()}
-        return {"envoy/bootstrap.json": json.dumps(envoy.bootstrap(self.entry), indent=1) + "\n", **files}
+        return {str(path.relative_to(entry.folder)): content for path, content in files.items()}
 
     def renew_certificate(self, chain: Path, key: Path) -> bool:
         """Have Envoy use what two PEM files hold now; false when it does already.

@@ -61,7 +61,9 @@ class Cluster:
     addresses : tuple of str
         Of each replica: the path of a Unix socket, or host:port; at least one.
     max_requests : int
-        Requests that may be at the replicas at once, before callers get 429: replicas x (workers x threads + queue).
+        Requests that may wait or run at once before callers get 429: replicas x (workers x threads + queue).
+    concurrency : int
+        Requests that a replica runs at once: workers x threads.
     health_check : bool
         Whether the gateway itself asks ``/ready``: needed where an address answers before the model does.
     """
@@ -70,6 +72,7 @@ class Cluster:
     addresses: tuple[str, ...]
     max_requests: int = 1024
     health_check: bool = False
+    concurrency: int = 1
 
     def __post_init__(self) -> None:
         _check(_ID.fullmatch(self.name), f"{self.name!r} is no version's id.")
@@ -78,6 +81,7 @@ class Cluster:
         for address in self.addresses:
             check_address(address)
         _check(1 <= self.max_requests <= _REQUESTS_LIMIT, f"max_requests={self.max_requests} is out of bounds.")
+        _check(1 <= self.concurrency <= _REQUESTS_LIMIT, f"concurrency={self.concurrency} is out of bounds.")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlflow_domino.errors import GatewayFailed, InvalidInput
 from mlflow_domino.gateway import envoy, program
@@ -79,13 +81,31 @@ def test_what_does_not_run_answers_503_with_the_reason() -> None:
     assert "stopped" in answer["body"]["inline_string"]
 
 
-def test_a_cluster_takes_as_many_requests_as_its_replicas_and_closes_each_connection() -> None:
-    found = {c["name"]: c for c in envoy.clusters(TABLE.clusters)}
-    limits = found[V1]["circuit_breakers"]["thresholds"][0]
-    assert (limits["max_requests"], limits["max_pending_requests"]) == (16, 16)
-    assert limits["max_connections"] > 16  # one too few would make a request wait where it should be refused
-    options = found[V1]["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
-    assert options["common_http_protocol_options"]["max_requests_per_connection"] == 1
+def limits(cluster: Cluster) -> tuple[int, int]:
+    """Return how many connections a replica gets, and how many requests wait."""
+    breakers = envoy.clusters([cluster])[0]["circuit_breakers"]
+    return breakers["per_host_thresholds"][0]["max_connections"], breakers["thresholds"][0]["max_pending_requests"]
+
+
+@given(st.integers(1, 32), st.integers(1, 512), st.integers(0, 4096))
+def test_a_cluster_takes_as_many_requests_as_its_replicas_run_and_queue(
+    replicas: int, concurrency: int, queue: int
+) -> None:
+    addresses = tuple(f"/run/{n}" for n in range(replicas))
+    total = replicas * (concurrency + queue)
+    connections, waiting = limits(Cluster(V1, addresses, total, concurrency=concurrency))
+    assert connections >= concurrency
+    assert waiting >= replicas
+    if queue >= 2 * min(concurrency, 16):
+        assert connections * replicas + waiting == total
+    else:
+        assert total <= connections * replicas + waiting <= total + 16 * replicas
+
+
+def test_each_connection_to_a_replica_carries_one_request() -> None:
+    options = envoy.clusters(TABLE.clusters)[0]["typed_extension_protocol_options"]
+    http = options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+    assert http["common_http_protocol_options"]["max_requests_per_connection"] == 1
 
 
 def test_sockets_addresses_and_names_each_have_their_kind_of_cluster() -> None:
