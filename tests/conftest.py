@@ -20,6 +20,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _tracking(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep MLflow from writing its records into the checkout."""
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
 @pytest.fixture(scope="session")
 def shared_environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Environments that all tests of a run share: building each anew would test uv, and take minutes."""

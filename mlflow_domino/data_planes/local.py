@@ -297,7 +297,8 @@ def _written(path: Path, log: Log) -> Iterator[Log]:
             stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
             file.write(f"{stamp.removesuffix('+00:00')}Z {line}\n")
             file.flush()
-            log(line)
+            if not line.startswith(" + "):  # each package that uv installs: a hundred lines that nobody waits for
+                log(line)
 
         yield both
 

@@ -47,7 +47,8 @@ def mlflow_serve(model: str, workers: int) -> Iterator[str]:
     port = free_port()
     argv = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "-p", str(port), "-w", str(workers), "--env-manager", "local"]
     log = tempfile.TemporaryFile()
-    server = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it runs `uvicorn` by name
+    server = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "PATH": path})
     try:
         deadline = time.monotonic() + 120
         while True:
@@ -58,7 +59,8 @@ def mlflow_serve(model: str, workers: int) -> Iterator[str]:
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/invocations"
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)
         log.close()
 
