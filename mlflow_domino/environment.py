@@ -6,6 +6,8 @@ Rules
 - The same recipe (requirement lines, interpreter, indexes, harness) that was locked before on this home gives the
   same lock again, without asking the index: a new version with the same requirements starts in the same
   environment. Removing the environment forgets the recipe, so the next version is resolved anew.
+- Byte code is written as modules are first imported, by the model's trial for most: compiling all that is installed
+  takes several times as long as installing it, and most of it is never imported.
 - An environment stands in ``environments/<hash of the lock>`` and counts once its marker is written, which is last.
   What a killed builder left is removed by the next one. Builders of one environment take turns, by a lock that uv
   inherits: as long as a child of a killed builder lives, nobody else writes there.
@@ -32,13 +34,14 @@ from mlflow_domino.interpreter import Interpreter, find
 from mlflow_domino.lean import fitness_key, misfit
 from mlflow_domino.lock import Recipe, environment_hash, lean_lock, python_of, whole_lock
 from mlflow_domino.requirements import MODEL_FOLDER, ModelFacts, Requirements, listed, of_model, read_facts
-from mlflow_domino.resolver import Log, Uv, run
+from mlflow_domino.resolver import Log, Uv
 
 __all__ = ["Built", "Environments", "Stored"]
 
 _MARKER = "domino.json"
 _TRIAL_S = 60.0
-_TESTS = r"site-packages/.*/tests?/"
+_WORKSPACE = "mlflow-domino-build-"
+_STALE_S = 86400
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,8 @@ class Environments:
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Not inside the home, which may stand in a project whose configuration uv would find.
-            with tempfile.TemporaryDirectory(prefix="mlflow-domino-build-") as folder:
+            _sweep()
+            with tempfile.TemporaryDirectory(prefix=_WORKSPACE) as folder:
                 yield Path(folder)
         except OSError as error:
             raise EnvironmentFailed(f"The environment cannot be written: {error}.") from error
@@ -297,14 +301,20 @@ class Environments:
                 finished = uv.run(*step, keep=[descriptor])
                 if finished.code != 0:
                     raise EnvironmentFailed("The packages of the lock cannot be installed.", log_tail=finished.tail)
-            # uv's own --compile-bytecode also compiles packages' tests, which takes longer than all the rest.
-            compiler = (path / "bin" / "python", "-I", "-m", "compileall", "-qq", "-j", "0", "-x", _TESTS, path / "lib")
-            run(compiler, environment={}, cwd=uv.folder, log=lambda _line: None, keep=[descriptor])
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
         write_json(path / _MARKER, {"python": interpreter.version, "size": _size(path)})
         uv.log(f"installed in {time.monotonic() - started:.1f} s")
+
+
+def _sweep() -> None:
+    """Remove workspaces that killed builders left behind."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_WORKSPACE}*"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if status.st_uid == os.getuid() and status.st_mtime < time.time() - _STALE_S:
+                shutil.rmtree(path)
 
 
 def _joined(first: Requirements, second: Requirements) -> Requirements:

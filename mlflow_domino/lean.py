@@ -86,7 +86,7 @@ def misfit(
     answered = folder / "answered"
     answered.unlink(missing_ok=True)
     finished = run(
-        [python, "-I", "-B", "-u", "-c", _TRIAL, model.resolve(), answered],
+        [python, "-I", "-u", "-c", _TRIAL, model.resolve(), answered],
         environment={**environment, **variables},
         cwd=folder,
         log=lambda line: log(redacted(line)),

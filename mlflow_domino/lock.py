@@ -88,6 +88,7 @@ class Recipe:
         """Return a digest: two versions with the same recipe get the same lock on this home."""
         asked = self.requirements
         deciding = [
+            _FORMAT,
             [(item.text, item.hashes) for item in asked.items],
             [(item.text, item.hashes) for item in asked.constraints],
             [need.text for need in self.harness],

@@ -117,13 +117,7 @@ class ModelFacts:
 
 
 def read_facts(folder: Path) -> ModelFacts:
-    """Read the MLmodel file and, for the Python version, the environment files beside it.
-
-    Raises
-    ------
-    InvalidInput
-        When there is no MLmodel file, or YAML that cannot be read.
-    """
+    """Read the MLmodel file, which must be there, and for the Python version the environment files beside it."""
     if not (folder / "MLmodel").is_file():
         raise InvalidInput(f"{folder} holds no MLflow model: there is no MLmodel file in it.")
     mlmodel = _mapping(folder / "MLmodel")
@@ -247,7 +241,7 @@ class _Reader:
     def conda(self, path: Path) -> None:
         for line, entry in _entries(path, "dependencies"):
             if isinstance(entry, dict):
-                self.entries(zip(entry["lines"], entry["pip"], strict=True), path.name)
+                self.entries(entry["pip"], path.name)
             elif not re.match(r"(python|pip)\b", str(entry)):
                 self.notes.append(f"{path.name}:{line}: {entry} is a conda package and is not installed")
 
@@ -387,7 +381,7 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def _entries(path: Path, key: str) -> list[tuple[int, Any]]:
-    """Return (line, entry) of a YAML list; conda's pip section as ``{"pip": [...], "lines": [...]}``."""
+    """Return (line, entry) of a YAML list; conda's pip section as ``{"pip": [(line, entry), …]}``."""
     root = _load(path, yaml.compose)
     if not isinstance(root, yaml.MappingNode):
         return []
@@ -398,9 +392,8 @@ def _entries(path: Path, key: str) -> list[tuple[int, Any]]:
     for node in found[0].value:
         if isinstance(node, yaml.MappingNode):
             pip = [value for name, value in node.value if name.value == "pip" and isinstance(value, yaml.SequenceNode)]
-            inner = [item for value in pip for item in value.value]
-            entry = {"pip": [item.value for item in inner], "lines": [item.start_mark.line + 1 for item in inner]}
-            entries.append((node.start_mark.line + 1, entry))
+            inner = [(item.start_mark.line + 1, item.value) for value in pip for item in value.value]
+            entries.append((node.start_mark.line + 1, {"pip": inner}))
         else:
             entries.append((node.start_mark.line + 1, node.value))
     return entries
