@@ -45,6 +45,8 @@ _PATH_LIMIT = 4096
 _APPLICATION_TIMEOUT_S = 60.0
 _APPLICATION_MAX_BODY = 1 << 20
 _RETRIES = 3
+#: Of callers; each may need another to a replica, and most systems allow a process some 20,000 and more.
+_CONNECTIONS = 8192
 _TYPE = "type.googleapis.com/envoy."
 _HTTP = _TYPE + "extensions.filters.http."
 
@@ -81,6 +83,7 @@ def bootstrap(entry: Entry) -> dict[str, Any]:
             "allow_paths": [{"prefix": path} for path in admin_paths],
         },
         "static_resources": {"clusters": [application_cluster(APPLICATION, entry.application)]},
+        "overload_manager": {"resource_monitors": [_connection_limit()]},
         "dynamic_resources": {"lds_config": _source(entry.listener_file), "cds_config": _source(entry.clusters_file)},
     }
 
@@ -146,6 +149,14 @@ def _source(path: Path) -> dict[str, Any]:
 def _duration(seconds: float) -> str:
     """Round up to milliseconds: a timeout of nothing would mean none."""
     return f"{math.ceil(seconds * 1000) / 1000:.3f}s"
+
+
+def _connection_limit() -> dict[str, Any]:
+    limit = _TYPE + "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig"
+    return {
+        "name": "envoy.resource_monitors.global_downstream_max_connections",
+        "typed_config": {"@type": limit, "max_active_downstream_connections": _CONNECTIONS},
+    }
 
 
 # The listener.
