@@ -73,7 +73,9 @@ class Controller:
         Takes a line of progress for whoever waits.
     """
 
-    def __init__(self, home: Home, plane: DataPlane, records: Records, say: Log = _quiet, *, recover: bool = True) -> None:
+    def __init__(
+        self, home: Home, plane: DataPlane, records: Records, say: Log = _quiet, *, recover: bool = True
+    ) -> None:
         self.home = home
         self.plane = plane
         self.records = records
@@ -83,7 +85,9 @@ class Controller:
             self._recover()
 
     @classmethod
-    def open(cls, target_uri: str = "domino", *, home: Home | None = None, say: Log = _quiet, recover: bool = True) -> Controller:
+    def open(
+        cls, target_uri: str = "domino", *, home: Home | None = None, say: Log = _quiet, recover: bool = True
+    ) -> Controller:
         """Return the controller of the data plane that a target URI names; finishes or undoes what was interrupted."""
         from mlflow_domino.data_planes.local import LocalDataPlane  # the only kind that this release runs
 
@@ -182,7 +186,9 @@ class Controller:
         """Point `labels/prod` at a version, the latest one by default."""
         endpoint = self._find(name)
         if endpoint.settings.routing_mode != "advanced":
-            raise InvalidInput(f"Endpoint {name!r} has basic routing; `update -C routing_mode=advanced` adds labels/prod.")
+            raise InvalidInput(
+                f"Endpoint {name!r} has basic routing; `update -C routing_mode=advanced` adds labels/prod."
+            )
         self.plane.up(self._rollout.world())
         with self._changing(endpoint.id, "promote") as endpoint:
             version = self._version(endpoint, number=number)
@@ -284,7 +290,9 @@ class Controller:
         for endpoint in self.records.endpoints():
             if name in (endpoint.name, endpoint.id):
                 if endpoint.data_plane != self.plane.name:
-                    raise NotFound(f"Endpoint {name!r} is on the data plane {endpoint.data_plane!r}: -t domino:/{endpoint.data_plane}")
+                    raise NotFound(
+                        f"Endpoint {name!r} is on the data plane {endpoint.data_plane!r}: -t domino:/{endpoint.data_plane}"
+                    )
                 return endpoint
         raise NotFound(f"There is no endpoint {name[:120]!r}; `mlflow-domino endpoint list` shows those that are.")
 
@@ -295,7 +303,9 @@ class Controller:
             if version.id == wanted or version.number == number:
                 return version
         numbers = ", ".join(str(v.number) for v in versions) or "none"
-        raise NotFound(f"Endpoint {endpoint.name!r} has no version {number if number is not None else wanted}; there are: {numbers}.")
+        raise NotFound(
+            f"Endpoint {endpoint.name!r} has no version {number if number is not None else wanted}; there are: {numbers}."
+        )
 
     def _view(self, endpoint: Endpoint) -> EndpointView:
         versions = self.records.versions(endpoint.id)
@@ -347,7 +357,9 @@ class Controller:
             fresh = self.records.save_endpoint(
                 dataclasses.replace(self._find(endpoint.id), next_number=endpoint.next_number + 1)
             )
-            version = Version(version_id, endpoint.id, fresh.next_number - 1, _now_ms(), fetched, settings, replicas=settings.replicas)
+            version = Version(
+                version_id, endpoint.id, fresh.next_number - 1, _now_ms(), fetched, settings, replicas=settings.replicas
+            )
             return self.records.save_version(version)
         except BaseException:
             source.remove(folder)
@@ -365,7 +377,9 @@ class Controller:
 
     def _ensure_running(self, endpoint: Endpoint, version: Version) -> None:
         if version.artifact is None:
-            raise InvalidInput(f"Version {version.number} of {endpoint.name!r} was never built: {version.reason or version.status.value}.")
+            raise InvalidInput(
+                f"Version {version.number} of {endpoint.name!r} was never built: {version.reason or version.status.value}."
+            )
         if version.target is not Target.RUNNING or self.plane.observe([version])[0].status is not Status.RUNNING:
             self._rollout.start(endpoint, version)
 
@@ -427,7 +441,9 @@ class Controller:
         """Hold the endpoint alone, write down what is about to happen, and undo it when it does not happen."""
         running = next((o for o in self.records.operations() if o.endpoint_id == endpoint_id), None)
         busy = f"`{running.verb}` is at work on it (process {running.pid})" if running else "somebody is changing it"
-        with self.home.lock(endpoint_id, wait=False, conflict=f"This endpoint is not free: {busy}. Try again when that is done."):
+        with self.home.lock(
+            endpoint_id, wait=False, conflict=f"This endpoint is not free: {busy}. Try again when that is done."
+        ):
             endpoint = self._find(endpoint_id)
             self.records.save_operation(Operation(endpoint_id, verb, "begun", os.getpid(), _now_ms()))
             try:
@@ -481,5 +497,3 @@ def _routes(endpoint: Endpoint, version: Version) -> tuple[str, ...]:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
-
-

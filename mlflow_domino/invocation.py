@@ -109,7 +109,9 @@ def call(home: Home, view: EndpointView, body: Mapping[str, Any]) -> dict[str, A
     try:
         response = requests.post(url, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=_timeout(view))
     except requests.RequestException as error:
-        raise Unavailable(f"{url} does not answer ({type(error).__name__}); `mlflow-domino status` says why.") from error
+        raise Unavailable(
+            f"{url} does not answer ({type(error).__name__}); `mlflow-domino status` says why."
+        ) from error
     if not response.ok:
         raise refused(response.status_code, response.text)
     answer = response.json()

@@ -251,7 +251,9 @@ class SqliteRecords(Records):
             with self._begin() as connection:
                 connection.execute(_tokens.insert().values(**dataclasses.asdict(token)))
         except sa.exc.IntegrityError as error:
-            raise AlreadyExists(f"A token named {token.name!r} exists; choose another name or revoke it first.") from error
+            raise AlreadyExists(
+                f"A token named {token.name!r} exists; choose another name or revoke it first."
+            ) from error
 
     def remove_token(self, token_id: str) -> None:
         with self._begin() as connection:

@@ -67,7 +67,11 @@ def processes_of(home: Home) -> list[psutil.Process]:
         try:
             if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            words = [*process.cmdline(), process.cwd(), *(v for k, v in process.environ().items() if k.startswith("DOMINO_"))]
+            words = [
+                *process.cmdline(),
+                process.cwd(),
+                *(v for k, v in process.environ().items() if k.startswith("DOMINO_")),
+            ]
         except psutil.Error:
             continue
         if any(str(home.root) in word or str(home.run) in word for word in words) and "pytest" not in " ".join(words):

@@ -23,7 +23,9 @@ def predict(x=0):
 class DataPlaneContract:
     """Subclasses give a `deployment` fixture on their data plane."""
 
-    def test_a_project_becomes_an_endpoint_that_answers_with_dominos_envelope(self, deployment: Deployment, tmp_path: Path) -> None:
+    def test_a_project_becomes_an_endpoint_that_answers_with_dominos_envelope(
+        self, deployment: Deployment, tmp_path: Path
+    ) -> None:
         view = deployment.create("echo", deployment.project(tmp_path / "p", ECHO, VALUE="one"))
         assert view.status is Status.RUNNING
         answer = deployment.call(view, {"data": {"x": 1}})
@@ -71,7 +73,10 @@ class DataPlaneContract:
     def test_promotion_moves_prod_only(self, deployment: Deployment, tmp_path: Path) -> None:
         view = deployment.create("routed", deployment.project(tmp_path / "1", ECHO, VALUE=1), routing_mode="advanced")
         deployment.update("routed", deployment.project(tmp_path / "2", ECHO, VALUE=2))
-        results = {r: deployment.call(view, {"data": {}}, route=f"{r}/model").json().get("result") for r in ("latest", "labels/prod", "1", "2")}
+        results = {
+            r: deployment.call(view, {"data": {}}, route=f"{r}/model").json().get("result")
+            for r in ("latest", "labels/prod", "1", "2")
+        }
         assert results == {"latest": 2, "labels/prod": 1, "1": 1, "2": 2}
         deployment.controller.promote("routed", 2)
         assert deployment.call(view, {"data": {}}, route="labels/prod/model").json()["result"] == 2

@@ -120,7 +120,8 @@ class LocalGateway:
 
     def render(self, world: World) -> dict[str, str]:
         """Return the files that Envoy would read, by name."""
-        return self._envoy.render(route_table(world, self._addresses))
+        files = self._envoy.render(route_table(world, self._addresses))
+        return {f"envoy/{name}": content for name, content in files.items()}
 
     def active(self, version_id: str) -> int:
         """Return the number of requests that the gateway has at a version, or waiting for it."""
@@ -159,4 +160,3 @@ def _ip(address: str) -> str:
         return str(ipaddress.ip_address(address))
     except ValueError:
         raise InvalidInput(f"address = {address!r}: an IP address is wanted, such as 127.0.0.1 or 0.0.0.0.") from None
-

@@ -157,7 +157,9 @@ class LocalDataPlane(DataPlane):
     def put_tokens(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version]) -> None:
         path = self._home.tokens(endpoint.id) / "tokens.json"
         own = secret.digest(self._own_token(endpoint))
-        write_json(path, {"tokens": [{"id": t.id, "sha256": t.sha256} for t in tokens] + [{"id": "gateway", "sha256": own}]})
+        write_json(
+            path, {"tokens": [{"id": t.id, "sha256": t.sha256} for t in tokens] + [{"id": "gateway", "sha256": own}]}
+        )
         content = path.read_bytes()
         ready = [
             (self._replica(v, n), v.settings.workers)
@@ -236,7 +238,9 @@ class LocalDataPlane(DataPlane):
         folder = self._home.version(version.id)
         made = version.artifact
         environment = self._home.environments / (made.environment if made else "HASH-OF-THE-LOCK")
-        launcher = self._home.harnesses / (made.harness if made else "HASH-OF-THE-HARNESS") / _HARNESS_PACKAGE / "launch.py"
+        launcher = (
+            self._home.harnesses / (made.harness if made else "HASH-OF-THE-HARNESS") / _HARNESS_PACKAGE / "launch.py"
+        )
         working = source.folder_of(version.source, folder)
         return Launch(
             argv=(str(environment / "bin" / "python"), "-I", str(launcher)),
@@ -329,4 +333,3 @@ def _install_harness(home: Home) -> str:
             shutil.copytree(_harness_files(), beside / _HARNESS_PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
             beside.rename(final)
     return name
-

@@ -95,7 +95,9 @@ def summary(version: Version, states: Sequence[ReplicaState]) -> Observation:
         return Observation(Status.RUNNING, ready=len(ready))
     reason = "; ".join(f"replica {s.number}: {s.reason or s.state}" for s in [*failed, *waiting])
     if ready:
-        return Observation(Status.RUNNING, f"{len(ready)} of {len(states)} replicas ready; {reason}", len(ready), len(failed))
+        return Observation(
+            Status.RUNNING, f"{len(ready)} of {len(states)} replicas ready; {reason}", len(ready), len(failed)
+        )
     if failed:
         return Observation(Status.FAILED, failed[0].reason, 0, len(failed))
     if any(_overdue(s, version.settings.start_timeout_s) for s in waiting):

@@ -62,7 +62,9 @@ class _Connection:
         return self.socket
 
 
-def run(url: str, body: object, *, headers: dict[str, str], connections: int, seconds: float, unix: str = "") -> Outcome:
+def run(
+    url: str, body: object, *, headers: dict[str, str], connections: int, seconds: float, unix: str = ""
+) -> Outcome:
     """Send the same body over and over for so many seconds, over TCP, or over the Unix socket `unix`."""
     parts = urllib.parse.urlsplit(url)
     payload = json.dumps(body).encode()

@@ -45,7 +45,21 @@ def train(folder: Path) -> str:
 def mlflow_serve(model: str, workers: int) -> Iterator[str]:
     """Serve with MLflow's own server, in this very environment."""
     port = free_port()
-    argv = [sys.executable, "-m", "mlflow", "models", "serve", "-m", model, "-p", str(port), "-w", str(workers), "--env-manager", "local"]
+    argv = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        model,
+        "-p",
+        str(port),
+        "-w",
+        str(workers),
+        "--env-manager",
+        "local",
+    ]
     log = tempfile.TemporaryFile()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it runs `uvicorn` by name
     server = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True, env={**os.environ, "PATH": path})
@@ -93,7 +107,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = train(folder)
-        with mlflow_serve(model, options.workers) as theirs, domino(model, folder, workers=options.workers) as (ours, token):
+        with (
+            mlflow_serve(model, options.workers) as theirs,
+            domino(model, folder, workers=options.workers) as (ours, token),
+        ):
             compare(theirs, ours, token, options)
         for path in folder.rglob("*"):
             if path.is_dir() and not path.is_symlink():

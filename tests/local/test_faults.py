@@ -27,9 +27,17 @@ def supervisor_of(home: Home) -> psutil.Process:
 def family(home: Home) -> dict[str, list[psutil.Process]]:
     """Processes of the home by their part: master, emperor, envoy, vassals (masters of replicas), workers."""
     master = supervisor_of(home)
-    parts: dict[str, list[psutil.Process]] = {"master": [master], "emperor": [], "envoy": [], "vassals": [], "workers": []}
+    parts: dict[str, list[psutil.Process]] = {
+        "master": [master],
+        "emperor": [],
+        "envoy": [],
+        "vassals": [],
+        "workers": [],
+    }
     for child in master.children():
-        parts["envoy" if "envoy" in Path(child.exe()).name or "envoy" in " ".join(child.cmdline()) else "emperor"].append(child)
+        parts[
+            "envoy" if "envoy" in Path(child.exe()).name or "envoy" in " ".join(child.cmdline()) else "emperor"
+        ].append(child)
     for vassal in parts["emperor"][0].children():
         if "DOMINO_REPLICA_DIR" in vassal.environ():
             parts["vassals"].append(vassal)
@@ -44,7 +52,9 @@ def answers(view: object, deployment: Deployment) -> bool:
         return False
 
 
-def test_killing_a_replica_of_two_costs_at_most_what_it_worked_on(deployment: Deployment, home: Home, tmp_path: Path) -> None:
+def test_killing_a_replica_of_two_costs_at_most_what_it_worked_on(
+    deployment: Deployment, home: Home, tmp_path: Path
+) -> None:
     view = deployment.create("pair", deployment.project(tmp_path / "p", ECHO, VALUE=1), replicas=2)
     load = Load(view.url, deployment.token, {"data": {}})
     with load.running():
@@ -83,7 +93,9 @@ def test_what_was_killed_comes_back_by_itself(deployment: Deployment, home: Home
     assert deployment.controller.endpoint(f"back-{part}").status is Status.RUNNING
 
 
-def test_a_dead_master_leaves_nothing_and_the_next_verb_brings_everything_back(deployment: Deployment, home: Home, tmp_path: Path) -> None:
+def test_a_dead_master_leaves_nothing_and_the_next_verb_brings_everything_back(
+    deployment: Deployment, home: Home, tmp_path: Path
+) -> None:
     view = deployment.create("phoenix", deployment.project(tmp_path / "p", ECHO, VALUE=1))
     supervisor_of(home).kill()
     eventually(lambda: not processes_of(home), within=10)
@@ -126,7 +138,16 @@ def cut(home: Home, where: str, verb: str, name: str, uri: str = "", *, after: b
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("where", ["LocalDataPlane.build", "LocalDataPlane.start", "LocalDataPlane.publish", "LocalDataPlane.drain", "LocalDataPlane.stop"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "LocalDataPlane.build",
+        "LocalDataPlane.start",
+        "LocalDataPlane.publish",
+        "LocalDataPlane.drain",
+        "LocalDataPlane.stop",
+    ],
+)
 def test_an_update_killed_anywhere_is_finished_or_undone_by_the_next_command(
     deployment: Deployment, home: Home, tmp_path: Path, where: str, after: bool
 ) -> None:
@@ -178,20 +199,28 @@ def test_any_verb_killed_is_finished_or_undone_by_the_next_command(
     deployment.controller.delete("any")
 
 
-def test_the_gateways_own_application_comes_back_and_endpoints_never_notice(deployment: Deployment, home: Home, tmp_path: Path) -> None:
+def test_the_gateways_own_application_comes_back_and_endpoints_never_notice(
+    deployment: Deployment, home: Home, tmp_path: Path
+) -> None:
     view = deployment.create("unmoved", deployment.project(tmp_path / "p", ECHO, VALUE=1))
     base = view.url.split("/models/")[0]
     eventually(lambda: requests.get(f"{base}/health", timeout=5).ok, within=20)
     load = Load(view.url, deployment.token, {"data": {}})
     with load.running():
-        application = next(p for p in family(home)["emperor"][0].children() if "DOMINO_GATEWAY_INVENTORY" in p.environ() or "gateway" in " ".join(p.cmdline()))
+        application = next(
+            p
+            for p in family(home)["emperor"][0].children()
+            if "DOMINO_GATEWAY_INVENTORY" in p.environ() or "gateway" in " ".join(p.cmdline())
+        )
         application.kill()
         eventually(lambda: not requests.get(f"{base}/health", timeout=5).ok)
         eventually(lambda: requests.get(f"{base}/health", timeout=5).ok, within=20)
     assert not load.failed, load.failures[:5]
 
 
-def test_metrics_of_every_replica_stand_in_one_place_behind_the_management_token(deployment: Deployment, home: Home, tmp_path: Path) -> None:
+def test_metrics_of_every_replica_stand_in_one_place_behind_the_management_token(
+    deployment: Deployment, home: Home, tmp_path: Path
+) -> None:
     view = deployment.create("measured", deployment.project(tmp_path / "p", ECHO, VALUE=1), replicas=2, workers=2)
     for _ in range(20):
         assert deployment.call(view, {"data": {}}).ok
@@ -200,5 +229,9 @@ def test_metrics_of_every_replica_stand_in_one_place_behind_the_management_token
     assert requests.get(f"{base}/metrics", timeout=10).status_code == 401
     token = (home.root / "management-token").read_text().strip()
     text = requests.get(f"{base}/metrics", headers={"Authorization": f"Bearer {token}"}, timeout=10).text
-    counted = [line for line in text.splitlines() if view.endpoint.id in line and "requests_total" in line and 'code="200"' in line]
+    counted = [
+        line
+        for line in text.splitlines()
+        if view.endpoint.id in line and "requests_total" in line and 'code="200"' in line
+    ]
     assert sum(float(line.rsplit(" ", 1)[1]) for line in counted if "envoy" not in line) == 20, counted

@@ -96,7 +96,14 @@ def save_without_signature(path: str) -> Any:
     return {column: frame[column].iloc[[0, 60]].tolist() for column in frame}
 
 
-COLUMNS = [save_sklearn, save_xgboost, save_lightgbm, save_statsmodels, save_function_with_params, save_without_signature]
+COLUMNS = [
+    save_sklearn,
+    save_xgboost,
+    save_lightgbm,
+    save_statsmodels,
+    save_function_with_params,
+    save_without_signature,
+]
 
 
 def numbers(predictions: list[Any]) -> list[float]:
@@ -107,7 +114,9 @@ def numbers(predictions: list[Any]) -> list[float]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("save", COLUMNS, ids=lambda f: f.__name__.removeprefix("save_"))
-def test_a_model_with_columns_answers_as_pyfunc_does(deployment: Deployment, tmp_path: Path, save: Callable[[str], Any]) -> None:
+def test_a_model_with_columns_answers_as_pyfunc_does(
+    deployment: Deployment, tmp_path: Path, save: Callable[[str], Any]
+) -> None:
     import mlflow
     import numpy as np
     import pandas as pd
@@ -145,8 +154,7 @@ def test_params_have_their_defaults_and_can_be_set(deployment: Deployment, tmp_p
     by_default = deployment.call(view, body, route="latest/invocations").json()["predictions"]
     set_ = deployment.call(view, {**body, "params": {"factor": 10.0}}, route="latest/invocations").json()["predictions"]
     unknown = deployment.call(view, {**body, "params": {"factr": 10.0}}, route="latest/invocations")
-    flat = [list(p.values())[0] if isinstance(p, dict) else p for p in (by_default[0], set_[0])]
-    assert flat == [4.0, 16.0]
+    assert numbers([by_default[0], set_[0]]) == [4.0, 16.0]
     assert unknown.status_code == 400
     assert "factr" in unknown.json()["error"]["message"]
 
@@ -188,7 +196,9 @@ def test_a_model_with_type_hints_answers_as_pyfunc_does(deployment: Deployment, 
     import mlflow
 
     path = str(tmp_path / "model")
-    subprocess.run([sys.executable, "-W", "ignore", "-c", HINTED, path, ",".join(pins())], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", HINTED, path, ",".join(pins())], check=True, capture_output=True
+    )
     wanted = mlflow.pyfunc.load_model(path).predict(["x", "y"])
     view = deployment.create("hinted", path)
     answer = deployment.call(view, {"inputs": ["x", "y"]}, route="latest/invocations")
@@ -212,7 +222,10 @@ print(json.dumps(loaded.predict(frame.iloc[[0, 60, 120]]).tolist()))
 @pytest.mark.parametrize(
     ("minor", "packages"),
     [
-        ("3.10", ["mlflow==3.1.0", "scikit-learn==1.5.2", "pandas==2.0.3", "numpy<2", "setuptools<81"]),  # old pins, unlike ours
+        (
+            "3.10",
+            ["mlflow==3.1.0", "scikit-learn==1.5.2", "pandas==2.0.3", "numpy<2", "setuptools<81"],
+        ),  # old pins, unlike ours
         ("3.12", ["mlflow==3.17.2", "scikit-learn"]),
         ("3.13", ["mlflow==3.17.2", "scikit-learn"]),
     ],
@@ -220,7 +233,10 @@ print(json.dumps(loaded.predict(frame.iloc[[0, 60, 120]]).tolist()))
 def test_a_model_saved_under_another_python_answers_as_it_did_there(
     deployment: Deployment, tmp_path: Path, minor: str, packages: list[str]
 ) -> None:
-    found = [*map(str, sorted(Path.home().glob(f".pyenv/versions/{minor}.*/bin/python"))), shutil.which(f"python{minor}")]
+    found = [
+        *map(str, sorted(Path.home().glob(f".pyenv/versions/{minor}.*/bin/python"))),
+        shutil.which(f"python{minor}"),
+    ]
     works = (p for p in found if p and subprocess.run([p, "-V"], capture_output=True).returncode == 0)
     interpreter = next(works, None)
     if interpreter is None:
@@ -231,7 +247,9 @@ def test_a_model_saved_under_another_python_answers_as_it_did_there(
     subprocess.run([program, "venv", "-q", "--python", interpreter, tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([program, "pip", "install", "-q", "--python", python, *packages], check=True)
-    done = subprocess.run([python, "-W", "ignore", "-c", SAVE, tmp_path / "model"], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [python, "-W", "ignore", "-c", SAVE, tmp_path / "model"], check=True, capture_output=True, text=True
+    )
     frame, _labels = iris()
     view = deployment.create(f"saved-{minor}", str(tmp_path / "model"))
     answer = deployment.call(view, {"data": {c: frame[c].iloc[[0, 60, 120]].tolist() for c in frame}})

@@ -79,7 +79,9 @@ def test_predict_sends_dominos_bodies_although_the_cli_reads_them_as_frames(
     created: str, tmp_path: Path, body: object, wanted: object
 ) -> None:
     (tmp_path / "body.json").write_text(json.dumps(body))
-    mlflow("predict", "-t", "domino", "--name", "cli", "-I", str(tmp_path / "body.json"), "-O", str(tmp_path / "out.json"))
+    mlflow(
+        "predict", "-t", "domino", "--name", "cli", "-I", str(tmp_path / "body.json"), "-O", str(tmp_path / "out.json")
+    )
     assert json.loads((tmp_path / "out.json").read_text())["predictions"] == wanted
 
 
@@ -114,7 +116,21 @@ def test_delete_may_be_repeated(home: Home, project: str) -> None:
 
 
 def test_run_local_serves_in_the_foreground_and_leaves_nothing(home: Home, project: str, tmp_path: Path) -> None:
-    argv = [sys.executable, "-m", "mlflow", "deployments", "run-local", "-t", "domino", "--name", "x", "-m", project, "-C", "file=model.py"]
+    argv = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "deployments",
+        "run-local",
+        "-t",
+        "domino",
+        "--name",
+        "x",
+        "-m",
+        project,
+        "-C",
+        "file=model.py",
+    ]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with open(tmp_path / "out", "w+") as out:
         server = subprocess.Popen(argv, stdout=out, stderr=out, env=environment)
@@ -131,7 +147,9 @@ def test_run_local_serves_in_the_foreground_and_leaves_nothing(home: Home, proje
 class TestClient:
     """`get_deploy_client("domino")` in Python."""
 
-    def test_create_blocks_until_the_version_answers_and_returns_the_facts(self, home: Home, deployment: Deployment, tmp_path: Path) -> None:
+    def test_create_blocks_until_the_version_answers_and_returns_the_facts(
+        self, home: Home, deployment: Deployment, tmp_path: Path
+    ) -> None:
         client = get_deploy_client("domino")
         uri = deployment.project(tmp_path / "p", ECHO, VALUE=7)
         made = client.create_deployment("py", uri, config={"file": "model.py", "env": {"A": "b"}})
@@ -164,7 +182,9 @@ class TestClient:
             call(get_deploy_client("domino"))  # type: ignore[operator]
         assert caught.value.error_code == code
 
-    def test_what_the_endpoint_refuses_comes_with_its_own_words(self, home: Home, deployment: Deployment, tmp_path: Path) -> None:
+    def test_what_the_endpoint_refuses_comes_with_its_own_words(
+        self, home: Home, deployment: Deployment, tmp_path: Path
+    ) -> None:
         deployment.create("strict", deployment.project(tmp_path / "p", "def predict(x):\n    return x\n"))
         with pytest.raises(MlflowException, match="argument: 'x'") as caught:
             get_deploy_client("domino").predict("strict", {"data": {"y": 1}})

@@ -8,7 +8,18 @@ import sqlalchemy as sa
 
 from mlflow_domino.config import Settings
 from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, Unsupported
-from mlflow_domino.models import Artifact, Endpoint, FileSource, Operation, RegistrySource, Status, Target, Token, Version, new_id
+from mlflow_domino.models import (
+    Artifact,
+    Endpoint,
+    FileSource,
+    Operation,
+    RegistrySource,
+    Status,
+    Target,
+    Token,
+    Version,
+    new_id,
+)
 from mlflow_domino.store import SCHEMA_VERSION, Records, SqliteRecords
 
 
@@ -24,13 +35,17 @@ def an_endpoint(name: str = "iris") -> Endpoint:
 def a_version(endpoint: Endpoint, number: int = 1) -> Version:
     source = RegistrySource("models:/iris@x", "models:/iris/3", "d" * 64, name="iris", version="3", flavor="sklearn")
     artifact = Artifact("e", "l", "h", "3.11.7", notes=("a note",))
-    return Version(new_id(), endpoint.id, number, 5, source, endpoint.settings, Status.RUNNING, "", Target.RUNNING, 2, artifact)
+    return Version(
+        new_id(), endpoint.id, number, 5, source, endpoint.settings, Status.RUNNING, "", Target.RUNNING, 2, artifact
+    )
 
 
 def test_records_come_back_as_they_were_written(records: Records) -> None:
     endpoint = records.save_endpoint(an_endpoint())
     version = records.save_version(a_version(endpoint))
-    project = dataclasses.replace(a_version(endpoint, 2), source=FileSource("./p", "model.py", "predict", "d", dirty=("x",)), artifact=None)
+    project = dataclasses.replace(
+        a_version(endpoint, 2), source=FileSource("./p", "model.py", "predict", "d", dirty=("x",)), artifact=None
+    )
     project = records.save_version(project)
     assert records.endpoints() == [endpoint]
     assert records.versions(endpoint.id) == [version, project]
@@ -58,7 +73,12 @@ def test_removing_an_endpoint_removes_all_that_is_its_and_may_be_repeated(record
     records.save_operation(Operation(endpoint.id, "update", "begun", 1, 1))
     records.remove_endpoint(endpoint.id)
     records.remove_endpoint(endpoint.id)
-    assert (records.endpoints(), records.versions(), records.tokens(endpoint.id), records.operations()) == ([], [], [], [])
+    assert (records.endpoints(), records.versions(), records.tokens(endpoint.id), records.operations()) == (
+        [],
+        [],
+        [],
+        [],
+    )
 
 
 def test_a_token_name_is_unique_within_its_endpoint(records: Records) -> None:
@@ -88,7 +108,9 @@ def test_a_newer_release_migrates_the_records_of_an_older_one(tmp_path: Path) ->
     def rename(connection: sa.Connection) -> None:
         connection.execute(sa.text("UPDATE endpoints SET name = 'renamed'"))
 
-    newer = SqliteRecords(tmp_path / "domino.db", schema_version=SCHEMA_VERSION + 1, migrations={SCHEMA_VERSION: rename})
+    newer = SqliteRecords(
+        tmp_path / "domino.db", schema_version=SCHEMA_VERSION + 1, migrations={SCHEMA_VERSION: rename}
+    )
     assert newer.endpoints()[0].id == endpoint.id
     with pytest.raises(AlreadyExists):
         newer.save_endpoint(an_endpoint("renamed"))
@@ -99,7 +121,9 @@ def test_settings_that_another_release_wrote_do_not_disturb(tmp_path: Path) -> N
     endpoint = records.save_endpoint(an_endpoint())
     engine = sa.create_engine(f"sqlite:///{tmp_path}/domino.db", poolclass=sa.NullPool)
     with engine.begin() as connection:
-        connection.execute(sa.text("UPDATE endpoints SET document = json_set(document, '$.settings.later', 1, '$.later', 2)"))
+        connection.execute(
+            sa.text("UPDATE endpoints SET document = json_set(document, '$.settings.later', 1, '$.later', 2)")
+        )
     assert records.endpoints() == [endpoint]
 
 
