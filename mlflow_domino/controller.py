@@ -8,53 +8,23 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mlflow_domino import secret, source
+from mlflow_domino.access import Access
 from mlflow_domino.config import Secrets, Settings, parse
-from mlflow_domino.data_planes.base import DataPlane, Log, Observation
+from mlflow_domino.data_planes.base import DataPlane, Log
 from mlflow_domino.data_planes.declaration import declared
 from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, InvalidInput, NotFound, Refused
 from mlflow_domino.home import Home
 from mlflow_domino.models import Endpoint, Operation, Status, Target, Token, Version, new_id
 from mlflow_domino.rollout import Rollout, routed
 from mlflow_domino.store import Records, SqliteRecords
+from mlflow_domino.views import EndpointView, look
 
-__all__ = ["Controller", "EndpointView", "VersionView"]
+__all__ = ["Controller"]
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?"
-_DEFAULT_TOKEN = "default"  # noqa: S105 - the name of a token, not one
-
-
-@dataclass(frozen=True)
-class VersionView:
-    """A version and what is really there of it."""
-
-    version: Version
-    seen: Observation
-    routes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class EndpointView:
-    """An endpoint as its owner wants to see it.
-
-    Attributes
-    ----------
-    status, reason : Status, str
-        Of the version behind `latest`, or of the newest one where none was published yet.
-    pending : str
-        The verb that is at work on it now, or empty.
-    """
-
-    endpoint: Endpoint
-    url: str
-    status: Status
-    reason: str
-    pending: str
-    current: VersionView | None
-    versions: tuple[VersionView, ...]
 
 
 def _quiet(_line: str) -> None:
@@ -81,6 +51,7 @@ class Controller:
         self.records = records
         self._say = say
         self._rollout = Rollout(home, records, plane, say)
+        self._access = Access(home, records, plane)
         if recover:
             self._recover()
 
@@ -134,7 +105,7 @@ class Controller:
             with self._changing(endpoint.id, "create") as endpoint:
                 if endpoint.latest is not None:
                     raise AlreadyExists(f"Endpoint {name!r} exists; `update` publishes a new version of it.")
-                endpoint, token = self._first_token(endpoint)
+                token = self._access.first(endpoint)
                 self._publish_version(endpoint, model_uri, config)
         except Refused:
             if existing is None:  # a refusal leaves nothing behind; a failure leaves its logs
@@ -225,10 +196,10 @@ class Controller:
     # ---- looking -------------------------------------------------------------------------------------------------
 
     def endpoint(self, name: str) -> EndpointView:
-        return self._view(self._find(name))
+        return look(self.plane, self.records, self._find(name))
 
     def endpoints(self) -> list[EndpointView]:
-        return [self._view(e) for e in self.records.endpoints() if e.data_plane == self.plane.name]
+        return [look(self.plane, self.records, e) for e in self.records.endpoints() if e.data_plane == self.plane.name]
 
     def find_version(self, name: str, number: int | None = None) -> Version:
         """Return a version by number; the one behind `latest`, or else the newest, where none is given."""
@@ -253,27 +224,11 @@ class Controller:
         Token, str
             The record and the token itself, which is shown this once.
         """
-        endpoint = self._find(name)
-        if not re.fullmatch(_NAME, token_name):
-            raise InvalidInput(f"token name {token_name[:60]!r}: letters, digits, '.', '_' and '-' are wanted.")
-        with self.home.lock(f"tokens-{endpoint.id}"):
-            text = secret.new_token()
-            token = Token(new_id(), endpoint.id, token_name, secret.digest(text), _now_ms())
-            self.records.save_token(token)
-            self._put_tokens(endpoint)
-        return token, text
+        return self._access.create(self._find(name), token_name)
 
     def revoke_token(self, name: str, token: str) -> None:
         """End a token, by name or id; return when every replica refuses it. Repeating it is no error."""
-        endpoint = self._find(name)
-        with self.home.lock(f"tokens-{endpoint.id}"):
-            for known in self.records.tokens(endpoint.id):
-                if token in (known.name, known.id):
-                    self.records.remove_token(known.id)
-                    caller = secret.read_caller(self.home, endpoint.id)
-                    if caller and secret.digest(caller) == known.sha256:
-                        self.home.caller_token(endpoint.id).unlink(missing_ok=True)
-            self._put_tokens(endpoint)
+        self._access.revoke(self._find(name), token)
 
     # ---- the data plane ------------------------------------------------------------------------------------------
 
@@ -306,28 +261,6 @@ class Controller:
         raise NotFound(
             f"Endpoint {endpoint.name!r} has no version {number if number is not None else wanted}; there are: {numbers}."
         )
-
-    def _view(self, endpoint: Endpoint) -> EndpointView:
-        versions = self.records.versions(endpoint.id)
-        seen = self.plane.observe(versions)
-        views = tuple(
-            VersionView(v, self._truth(v, s), _routes(endpoint, v)) for v, s in zip(versions, seen, strict=True)
-        )
-        current = next((v for v in views if v.version.id == endpoint.latest), views[-1] if views else None)
-        pending = next((o.verb for o in self.records.operations() if o.endpoint_id == endpoint.id), "")
-        if current is None:
-            status, reason = Status.STOPPED, "no version yet"
-        else:
-            status, reason = current.seen.status, current.seen.reason
-        url = f"{self.plane.url()}/models/{endpoint.id}/latest/model"
-        return EndpointView(endpoint, url, status, reason, pending, current, views)
-
-    @staticmethod
-    def _truth(version: Version, seen: Observation) -> Observation:
-        """What was recorded, for a version that does not run; what is seen, for one that should."""
-        if version.target is Target.RUNNING:
-            return seen
-        return Observation(version.status, version.reason)
 
     def _publish_version(self, endpoint: Endpoint, model_uri: str | None, config: Mapping[str, Any] | None) -> None:
         before = secret.load(self.home.endpoint(endpoint.id) / "secrets.json")
@@ -410,19 +343,6 @@ class Controller:
             raise
         self._rollout.publish()
 
-    def _first_token(self, endpoint: Endpoint) -> tuple[Endpoint, str]:
-        text = secret.new_token()
-        for token in self.records.tokens(endpoint.id):
-            if token.name == _DEFAULT_TOKEN:  # of a create that failed: nobody was told it
-                self.records.remove_token(token.id)
-        self.records.save_token(Token(new_id(), endpoint.id, _DEFAULT_TOKEN, secret.digest(text), _now_ms()))
-        secret.write_caller(self.home, endpoint.id, text)
-        self._put_tokens(endpoint)
-        return endpoint, text
-
-    def _put_tokens(self, endpoint: Endpoint) -> None:
-        self.plane.put_tokens(endpoint, self.records.tokens(endpoint.id), self.records.versions(endpoint.id))
-
     def _discard_old(self, endpoint_id: str) -> None:
         for version in self.surplus_versions(endpoint_id):
             self.plane.discard(version)
@@ -486,13 +406,6 @@ def _check_name(name: str) -> None:
             f"{name[:60]!r}{'…' if len(name) > 60 else ''} is no name for an endpoint: 1 to 100 letters of a-z and A-Z, "
             "digits, '.', '_' and '-' are wanted, the first and the last a letter or digit."
         )
-
-
-def _routes(endpoint: Endpoint, version: Version) -> tuple[str, ...]:
-    labels = ["latest"] if version.id == endpoint.latest else []
-    if endpoint.settings.routing_mode == "advanced" and version.id == endpoint.promoted:
-        labels.append("labels/prod")
-    return tuple(labels)
 
 
 def _now_ms() -> int:

@@ -7,8 +7,8 @@ from typing import Any
 
 from mlflow_domino import invocation
 from mlflow_domino.config import settings_to_json
-from mlflow_domino.controller import EndpointView, VersionView
 from mlflow_domino.models import FileSource, RegistrySource, Source, Token, Version
+from mlflow_domino.views import EndpointView, VersionView
 
 __all__ = ["deployment", "endpoint", "summary", "time_of", "token", "version"]
 

@@ -13,7 +13,7 @@ from mlflow_domino.errors import DominoError, InvalidInput, NotFound, Unavailabl
 from mlflow_domino.home import Home, read_json
 
 if TYPE_CHECKING:
-    from mlflow_domino.controller import EndpointView
+    from mlflow_domino.views import EndpointView
 
 __all__ = ["body_of", "call", "example", "refused"]
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import requests
 
-from mlflow_domino.controller import Controller, EndpointView
+from mlflow_domino.controller import Controller
 from mlflow_domino.errors import DominoError
 from mlflow_domino.home import Home
+from mlflow_domino.views import EndpointView
 
 ECHO = """
 import os

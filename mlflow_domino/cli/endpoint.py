@@ -12,7 +12,7 @@ from mlflow_domino.cli.tables import local_time
 from mlflow_domino.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from mlflow_domino.controller import EndpointView
+    from mlflow_domino.views import EndpointView
 
 __all__ = ["add_to", "parse_config", "settings_option", "show_endpoint", "write_endpoints"]
 

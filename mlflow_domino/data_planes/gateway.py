@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -112,7 +113,9 @@ class LocalGateway:
         """Have Envoy route as the records say; return when it has accepted it."""
         declaration = self._declaration
         if declaration.tls_certificate:
-            self._envoy.renew_certificate(Path(declaration.tls_certificate), Path(declaration.tls_key))
+            # Half renewed, they do not belong together for a moment; the application looks again.
+            with contextlib.suppress(InvalidInput):
+                self._envoy.renew_certificate(Path(declaration.tls_certificate), Path(declaration.tls_key))
         table = route_table(world, self._addresses, generation=_generation())
         self._envoy.publish(table)
         self._envoy.retire(table)

@@ -27,13 +27,14 @@ def route_table(world: World, addresses: Callable[[Version], tuple[str, ...]], *
     used = {r.cluster for r in routes}
     # A version that no route leads to any more is still finishing its requests; one that starts is nobody's yet.
     shown = [v for v in running.values() if v.id in used or v.status is not Status.STARTING]
-    clusters = [Cluster(name=v.id, addresses=addresses(v), max_requests=_capacity(v)) for v in shown]
+    clusters = [_cluster(v, addresses(v)) for v in shown]
     return RouteTable(tuple(sorted(clusters, key=lambda c: c.name)), tuple(routes), generation)
 
 
-def _capacity(version: Version) -> int:
-    settings = version.settings
-    return version.replicas * (settings.workers * settings.threads + settings.max_queue)
+def _cluster(version: Version, addresses: tuple[str, ...]) -> Cluster:
+    concurrency = version.settings.workers * version.settings.threads
+    capacity = version.replicas * (concurrency + version.settings.max_queue)
+    return Cluster(version.id, addresses, max_requests=capacity, concurrency=concurrency)
 
 
 def _routes(endpoint: Endpoint, world: World, running: dict[str, Version]) -> Iterator[Route]:

@@ -1,0 +1,68 @@
+"""Tokens of endpoints: made, ended, and put where replicas read them."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from mlflow_domino import secret
+from mlflow_domino.data_planes.base import DataPlane
+from mlflow_domino.errors import InvalidInput
+from mlflow_domino.home import Home
+from mlflow_domino.models import Endpoint, Token, new_id
+from mlflow_domino.store import Records
+
+__all__ = ["Access"]
+
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?"
+_DEFAULT = "default"
+
+
+class Access:
+    """Makes and ends tokens; each change returns when every replica has taken it."""
+
+    def __init__(self, home: Home, records: Records, plane: DataPlane) -> None:
+        self._home = home
+        self._records = records
+        self._plane = plane
+
+    def first(self, endpoint: Endpoint) -> str:
+        """Make the token of whoever creates the endpoint, and keep it for their `predict`.
+
+        One that an earlier create left, which failed and told nobody, is ended.
+        """
+        with self._home.lock(f"tokens-{endpoint.id}"):
+            for token in self._records.tokens(endpoint.id):
+                if token.name == _DEFAULT:
+                    self._records.remove_token(token.id)
+            _token, text = self._add(endpoint, _DEFAULT)
+            secret.write_caller(self._home, endpoint.id, text)
+            return text
+
+    def create(self, endpoint: Endpoint, name: str) -> tuple[Token, str]:
+        """Make a token valid beside the others; the text is returned this once, and kept nowhere."""
+        if not re.fullmatch(_NAME, name):
+            raise InvalidInput(f"token name {name[:60]!r}: letters, digits, '.', '_' and '-' are wanted.")
+        with self._home.lock(f"tokens-{endpoint.id}"):
+            return self._add(endpoint, name)
+
+    def revoke(self, endpoint: Endpoint, token: str) -> None:
+        """End a token, by name or id; one that is not there is no error."""
+        with self._home.lock(f"tokens-{endpoint.id}"):
+            for known in self._records.tokens(endpoint.id):
+                if token in (known.name, known.id):
+                    self._records.remove_token(known.id)
+                    caller = secret.read_caller(self._home, endpoint.id)
+                    if caller and secret.digest(caller) == known.sha256:
+                        self._home.caller_token(endpoint.id).unlink(missing_ok=True)
+            self._put(endpoint)
+
+    def _add(self, endpoint: Endpoint, name: str) -> tuple[Token, str]:
+        text = secret.new_token()
+        token = Token(new_id(), endpoint.id, name, secret.digest(text), int(time.time() * 1000))
+        self._records.save_token(token)
+        self._put(endpoint)
+        return token, text
+
+    def _put(self, endpoint: Endpoint) -> None:
+        self._plane.put_tokens(endpoint, self._records.tokens(endpoint.id), self._records.versions(endpoint.id))
