@@ -54,7 +54,9 @@ class _Array(Kind):
         dtype = getattr(self._items, "dtype", "") or None
         arrays = numpy.empty(len(cells), dtype=object)
         for row, cell in enumerate(cells):
-            arrays[row] = None if cell is None else numpy.array(cell, dtype=dtype if cell else None)
+            # An array of text loses null characters at its values' ends.
+            kind = object if any(isinstance(v, str) and v.endswith("\0") for v in cell or ()) else dtype
+            arrays[row] = None if cell is None else numpy.array(cell, dtype=kind if cell else None)
         return arrays
 
     def schema(self) -> dict[str, Any]:

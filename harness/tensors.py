@@ -68,6 +68,8 @@ class Tensor:
         name = {"b": "boolean", "f": "float" if size == 4 else "double", "U": "string", "M": "datetime"}[kind]
         if leaf is None:
             raise Mismatch("is null")
+        if kind == "U" and type(leaf) is str and leaf.endswith("\0"):
+            raise Mismatch(f"{show(leaf)} ends with a null character, which an array of text loses")
         return SCALARS[name].item(leaf)
 
     def _whole(self, leaf: Any, size: int, *, signed: bool) -> int:

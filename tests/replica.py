@@ -76,7 +76,7 @@ class Replica:
         model: Path | None = None,
         function: str = "predict",
         variables: Mapping[str, str] | None = None,
-        python: str = sys.executable,
+        python: str = os.environ.get("REPLICA_PYTHON", sys.executable),
         files: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
