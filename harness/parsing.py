@@ -10,16 +10,23 @@ from .errors import InvalidInput
 __all__ = ["parse_json"]
 
 
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes, *, strict: bool = True) -> Any:
     """Return what a body holds.
+
+    Parameters
+    ----------
+    body : bytes
+        JSON in UTF-8 (or another UTF).
+    strict : bool
+        Whether NaN and infinities, which are no JSON, are refused; Python and MLflow take them.
 
     Raises
     ------
     InvalidInput
-        It is not JSON; NaN and infinities are none.
+        It is not JSON.
     """
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        return json.loads(body, parse_constant=_no_constant if strict else None)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the body is not JSON: {error}", code="INVALID_JSON") from None
 

@@ -83,7 +83,7 @@ class RegistryPredictor(Predictor):
         return _jsonable(self._lenient(self._lenient_call(call), call.params))
 
     def invoke(self, body: bytes, content_type: str) -> Any:
-        parsed = parse_body(body, content_type)
+        parsed = parse_body(body, content_type, strict=self._strict)
         if parsed.format == "unified":
             data, params = self._unified(parsed.data)
             return _jsonable(self._lenient(data, params))
@@ -98,7 +98,7 @@ class RegistryPredictor(Predictor):
         return {"predictions": _jsonable(self._predict(self._bare, data, params))}
 
     def invoke_leniently(self, body: bytes) -> Any:
-        parsed = parse_body(body, "application/json")
+        parsed = parse_body(body, "application/json", strict=False)
         return {"predictions": _jsonable(self._lenient(self._lenient_body(parsed), parsed.params))}
 
     def _check_body(self, body: Body, problems: Problems) -> Any:

@@ -44,8 +44,8 @@ class Body(NamedTuple):
     extra: Sequence[str] = ()
 
 
-def parse_body(body: bytes, content_type: str) -> Body:
-    """Find out in which dialect a body is.
+def parse_body(body: bytes, content_type: str, *, strict: bool = True) -> Body:
+    """Find out in which dialect a body is; `strict` as in `parse_json`.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def parse_body(body: bytes, content_type: str) -> Body:
         return Body("parquet", body)
     if kind.lower() != _JSON:
         raise Unsupported(f"the content type must be {_JSON}, {_CSV} or {_PARQUET}, not {kind or 'absent'!r}")
-    return _parse_object(parse_json(body))
+    return _parse_object(parse_json(body, strict=strict))
 
 
 def _decode(body: bytes) -> str:
