@@ -294,6 +294,11 @@ class _Git:
                     os.killpg(process.pid, signal.SIGTERM)
                 raise
         if process.returncode != 0:
-            said = hide_credentials(os.fsdecode(err)).strip()
-            raise _GitError(said or f"exit code {process.returncode}")
+            raise _GitError(_essence(os.fsdecode(err)) or f"exit code {process.returncode}")
         return os.fsdecode(out)
+
+
+def _essence(said: str) -> str:
+    """Return what Git said in one line, without credentials, warnings and advice."""
+    lines = [line.strip() for line in hide_credentials(said).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(("warning:", "hint:")))

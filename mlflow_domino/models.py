@@ -96,7 +96,7 @@ class FileSource:
     Attributes
     ----------
     uri : str
-        What the caller wrote, without credentials.
+        What the caller wrote, without credentials; of a directory its absolute path.
     file : str
         Path of the script, relative to the project.
     function : str

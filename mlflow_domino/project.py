@@ -31,7 +31,8 @@ def copy_directory(project: Path, settings: Settings, partial: Path, log: Log) -
         try:
             work_tree = git.inspect(project)
         except (Failed, Unsupported) as error:
-            log(f"{error} The version is recorded without a commit, and files that Git ignores are copied.")
+            log(str(error))
+            log("the version is recorded without a commit, and files that Git ignores are copied")
     choice = _Choice(project, Ignore.read(project, settings.exclude_files), work_tree)
     copied = tree.copy(project, partial, leaves_out=choice.leaves_out)
     _check(partial, project, settings, choice, copied, log)

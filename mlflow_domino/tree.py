@@ -29,6 +29,8 @@ def storage_errors(what: str) -> Iterator[None]:
     """Turn what the file system says into an error that names the file."""
     try:
         yield
+    except BrokenPipeError:  # not storage: whoever reads our progress is gone
+        raise
     except OSError as error:
         path = error.filename2 or error.filename
         named = f"{os.fsdecode(path) if isinstance(path, bytes) else path}: " if path else ""
@@ -127,7 +129,7 @@ def _copy_file(run: _Copy, source: Path, relative: str) -> None:
         shutil.copyfile(source, run.into / relative)
         executable = source.stat().st_mode & stat.S_IXUSR
     except (FileNotFoundError, PermissionError) as error:
-        if source.exists() and os.access(source, os.R_OK):
+        if error.filename is None or Path(error.filename) != source:
             raise
         raise InvalidInput(f"{source} cannot be read: {error.strerror}; mend that, or {_WAY_OUT}.") from error
     (run.into / relative).chmod(0o555 if executable else 0o444)

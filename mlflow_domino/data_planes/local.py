@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +95,7 @@ class LocalDataPlane(DataPlane):
     def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
         folder = self._home.version(version.id)
         model = _model(version, folder)
-        with _written(folder / "build.log", log) as both:
+        with logs.written(folder / "build.log", _without_packages(log), secrets.variables.values()) as both:
             built = self._environments.build(model, version.settings, secrets, both)
         write_text(folder / "requirements.lock", built.lock_text)
         return Artifact(
@@ -292,19 +290,9 @@ def _model(version: Version, folder: Path) -> Path | None:
     return source.folder_of(version.source, folder) if version.source.kind == "Registry" else None
 
 
-@contextlib.contextmanager
-def _written(path: Path, log: Log) -> Iterator[Log]:
-    """Give a log that tells the person who waits, and keeps what it told."""
-    with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-
-        def both(line: str) -> None:
-            stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
-            file.write(f"{stamp.removesuffix('+00:00')}Z {line}\n")
-            file.flush()
-            if not line.startswith(" + "):  # each package that uv installs: a hundred lines that nobody waits for
-                log(line)
-
-        yield both
+def _without_packages(log: Log) -> Log:
+    """Leave out each package that uv installs: a hundred lines that nobody waits for."""
+    return lambda line: None if line.startswith(" + ") else log(line)
 
 
 def _vassal(version_id: str, number: int) -> str:

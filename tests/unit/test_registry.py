@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,11 +36,12 @@ def store(tmp_path_factory) -> SimpleNamespace:
 
     root = tmp_path_factory.mktemp("registry")
     uri = f"sqlite:///{root}/mlflow.db"
-    before = mlflow.get_tracking_uri() if "MLFLOW_TRACKING_URI" in os.environ else None
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     experiment = mlflow.create_experiment("test", artifact_location=f"file://{root}/artifacts")
     client = mlflow.MlflowClient()
-    with mlflow.start_run(experiment_id=experiment) as run:
+    with warnings.catch_warnings(), mlflow.start_run(experiment_id=experiment) as run:
+        warnings.simplefilter("ignore")
         models = [
             mlflow.pyfunc.log_model(
                 name=f"model-{number}",
@@ -57,7 +59,9 @@ def store(tmp_path_factory) -> SimpleNamespace:
     client.set_registered_model_alias("iris", "champion", "2")
     client.transition_model_version_stage("iris", "1", "Production")
     client.create_registered_model("hollow")
-    mlflow.set_tracking_uri(before)
+    mlflow.set_tracking_uri(None)  # back to what the environment says; it clears that, too
+    if before is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = before
     return SimpleNamespace(
         uri=uri, root=root, run=run.info.run_id, ids=[model.model_id for model in models], newer=twins[1].model_id
     )
