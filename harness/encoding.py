@@ -110,18 +110,12 @@ def _numpy_scalar(value: Any) -> Any:
     if kind == "M":
         return None if str(value) == "NaT" else str(value)
     if kind == "m":
-        return None if str(value) == "NaT" else float(value / _seconds(value))
+        return None if str(value) == "NaT" else float(value / type(value)(1, "s"))
     if kind == "f":
         return _float(value)
     if kind == "c":
         raise _no_form(value, "", "has no JSON form")
     return value.item()
-
-
-def _seconds(value: Any) -> Any:
-    import numpy
-
-    return numpy.timedelta64(1, "s")
 
 
 def _numpy_array(value: Any) -> Any:

@@ -101,7 +101,10 @@ class Service:
         if length > self._config.max_body:
             raise TooLarge(f"the body has {length} bytes, the limit is {self._config.max_body} (setting max_body)")
         environ[_BODY_READ] = True
-        body = environ["wsgi.input"].read(length) if length else b""
+        try:
+            body = environ["wsgi.input"].read(length) if length else b""
+        except OSError:  # uWSGI's word for a caller that went away, or stopped sending
+            body = b""
         if len(body) != length:
             raise InvalidInput(f"the body ended after {len(body)} of {length} bytes")
         return body

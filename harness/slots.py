@@ -27,7 +27,7 @@ import struct
 import time
 from typing import Iterator, NamedTuple
 
-__all__ = ["Phase", "Slots", "State", "WorkerRecord"]
+__all__ = ["Phase", "SlotRecord", "Slots", "State", "WorkerRecord"]
 
 _MAGIC = b"DOMINO1\0"
 _BLOCK = 64

@@ -15,7 +15,7 @@ from typing import Any
 
 from .config import Config, read_config
 from .log import Redaction, install, log
-from .slots import Phase, SlotRecord, Slots, State
+from .slots import Phase, SlotRecord, Slots, State, WorkerRecord
 from .status import Status
 
 __all__ = ["Watchdog", "run"]
@@ -25,6 +25,8 @@ _TICK_S = 0.05
 _GRACE_S = 0.2
 #: How long a worker that takes no more requests gets to show those that it had already accepted.
 _SETTLE_S = 0.15
+#: How long a worker gets to show them whose interpreter is held by native code.
+_LOCKED_S = 2.0
 _LOG_LIMIT = 16 << 20
 
 
@@ -117,13 +119,18 @@ class Watchdog:
             log(f"over the time limit: worker {worker} is replaced", request_id=overdue[0].request_id)
             self._retire(worker, record.pid)
             return
-        if self._may_kill(overdue, flying, now - record.retired):
+        if self._may_kill(overdue, flying, record):
             log(f"worker {worker} is killed with {len(overdue)} overdue request(s)")
             send(record.pid, signal.SIGKILL)
 
-    def _may_kill(self, overdue: list[SlotRecord], flying: list[SlotRecord], waited_s: float) -> bool:
+    def _may_kill(self, overdue: list[SlotRecord], flying: list[SlotRecord], record: WorkerRecord) -> bool:
         """Whether nobody is left to wait for, or they had their time."""
+        waited_s = time.monotonic() - record.retired
         if waited_s < _SETTLE_S:
+            return False
+        # A request that a thread has accepted is seen once the thread gets the interpreter's lock. Where the worker's
+        # own ticker has had it since, that one has; a loop that never lets go of it is not waited for.
+        if self._slots.threads > 1 and record.heartbeat < record.retired + _SETTLE_S and waited_s < _LOCKED_S:
             return False
         return len(overdue) == len(flying) or waited_s > self._config.drain_s
 

@@ -78,13 +78,15 @@ class Replica:
         variables: Mapping[str, str] | None = None,
         python: str = os.environ.get("REPLICA_PYTHON", sys.executable),
         files: Mapping[str, str] | None = None,
+        folder: str = "replica-",
         **settings: Any,
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="replica-"))  # short: a socket's path has 107 bytes
+        self.folder = Path(tempfile.mkdtemp(prefix=folder))  # short: a socket's path has 107 bytes
         self.directory = self.folder / "replica"
         self.socket = self.folder / "s"
         self.log_path = self.folder / "replica.log"
         self._variables = dict(variables or {})
+        self.environment: dict[str, str] = {}
         self._python = python
         package = self.folder / "harness" / "_mlflow_domino_harness"
         package.parent.mkdir()
@@ -134,7 +136,7 @@ class Replica:
             "PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8",
             "DOMINO_HARNESS_CONFIG": str(config), "DOMINO_REPLICA_DIR": str(self.directory),
             "DOMINO_SOCKET": str(self.socket), "DOMINO_WORKING_DIR": str(self.source),
-            "DOMINO_VARIABLES": ",".join(self._variables), **self._variables,
+            "DOMINO_VARIABLES": ",".join(self._variables), **self._variables, **self.environment,
         }  # fmt: skip
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 
 import psutil
 import pytest
@@ -461,6 +464,37 @@ def test_threads_of_native_libraries_are_shared_out() -> None:
         found = replica.call()
         assert found["OMP_NUM_THREADS"] == found["OPENBLAS_NUM_THREADS"] == str(max(1, cores // 2))
         assert found["MKL_NUM_THREADS"] == "7"
+
+
+def test_a_folder_may_be_called_anything() -> None:
+    with serving("adds", folder="it's %h %% $(touch x) @(exec:touch x) \"ü -") as replica:
+        assert replica.call(a=1) == {"sum": 3}
+        assert not (replica.source / "x").exists()
+
+
+def test_variables_reach_the_project_as_they_are() -> None:
+    value = "%h $(id) @(exec://id) 'a' \"b\"\nnext\tline ü"
+    with serving("takes_anything", function="variable", variables={"ODD": value}) as replica:
+        assert replica.call(name="ODD") == value
+
+
+def test_a_container_listens_on_its_port_and_takes_tokens_from_the_environment() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    replica = Replica("adds")
+    replica.config["tokens"] = None
+    with contextlib.ExitStack() as stack:
+        digest = hashlib.sha256(b"from the environment").hexdigest()
+        replica.environment = {"DOMINO_SOCKET": "", "DOMINO_PORT": str(port), "DOMINO_TOKEN_SHA256": digest}
+        stack.enter_context(replica).ready()
+        for token, status in (("from the environment", 200), ("another", 401)):
+            connection = HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("POST", "/model", b'{"data": {"a": 1}}', {"Authorization": f"Bearer {token}"})
+            response = connection.getresponse()
+            assert response.status == status
+            response.read()
+            connection.close()
 
 
 def test_bodies_are_logged_where_asked_for() -> None:
