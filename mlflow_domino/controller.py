@@ -177,7 +177,8 @@ class Controller:
             version = self._version(endpoint, number=number, version_id=endpoint.previous if number is None else None)
             self._ensure_running(endpoint, version)
             previous = endpoint.latest if endpoint.latest != version.id else endpoint.previous
-            self._route(endpoint, latest=version.id, previous=previous, settings=version.settings)
+            settings = dataclasses.replace(version.settings, replicas=endpoint.settings.replicas)
+            self._route(endpoint, latest=version.id, previous=previous, settings=settings)
         return self.endpoint(name)
 
     def scale(self, name: str, replicas: int) -> EndpointView:
@@ -314,7 +315,8 @@ class Controller:
                 f"Version {version.number} of {endpoint.name!r} was never built: {version.reason or version.status.value}."
             )
         if version.target is not Target.RUNNING or self.plane.observe([version])[0].status is not Status.RUNNING:
-            self._rollout.start(endpoint, version)
+            # As many replicas as the endpoint has now, not as when the version was published.
+            self._rollout.start(endpoint, self._rollout.change(version, replicas=endpoint.settings.replicas))
 
     def _route(self, endpoint: Endpoint, **changes: Any) -> None:
         fresh = dataclasses.replace(self._find(endpoint.id), **changes)

@@ -52,6 +52,7 @@ class DataPlaneContract:
                 deployment.update("steady", deployment.project(tmp_path / "3", BROKEN))
             deployment.update("steady", replicas=2)
             deployment.controller.rollback("steady")
+            assert deployment.controller.endpoint("steady").current.version.replicas == 2
             deployment.update("steady", replicas=1)
             _token, text = deployment.controller.create_token("steady", "second")
             assert deployment.call(view, {"data": {}}, auth=(text, text)).status_code == 200
