@@ -10,6 +10,7 @@ from typing import Any, Callable, Iterable
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from .connection import NoConnection
 from .encoding import encode
 from .errors import BY_STATUS, ModelFailed, NotAllowed, NotFound, Overdue, Refusal
 from .log import log
@@ -112,22 +113,20 @@ class Front:
     app : WSGI application
     tracker : Tracker
     metrics : Metrics
-    connection : callable
-        Returns the descriptor of the caller's connection, or None.
+    connection : NoConnection
+        The way to the caller's connection.
     """
 
-    def __init__(
-        self, app: Any, tracker: Tracker, metrics: Metrics, connection: Callable[[], int | None] = lambda: None
-    ) -> None:
+    def __init__(self, app: Any, tracker: Tracker, metrics: Metrics, connection: NoConnection | None = None) -> None:
         self._app = app
         self._tracker = tracker
         self._metrics = metrics
-        self._connection = connection
+        self._connection = connection or NoConnection()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         ticket = self._tracker.begin(environ)
         environ[TICKET] = ticket
-        ticket.descriptor = self._connection()
+        ticket.descriptor = self._connection.descriptor()
         status: list[str] = []
 
         def start(line: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -136,7 +135,7 @@ class Front:
 
         try:
             body = self._app(environ, start)
-            discard_body(environ)
+            discard_body(environ, self._connection)
         except BaseException:
             self._finish(ticket, environ, "500")
             raise

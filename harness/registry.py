@@ -123,7 +123,7 @@ class RegistryPredictor(Predictor):
                 return self._model.predict(data)
             return self._model.predict(data, params=params)
         except MlflowException as error:
-            if error.error_code in _CALLERS_FAULT:
+            if error.error_code in _CALLERS_FAULT or _from_enforcement(error):
                 raise InvalidInput(error.message, code="SCHEMA_MISMATCH") from error
             raise
 
@@ -175,6 +175,16 @@ def _ask(metadata: Any, name: str) -> Any:
     """Call a method of newer releases of MLflow; None where there is none."""
     method = getattr(metadata, name, None)
     return method() if method is not None else None
+
+
+def _from_enforcement(error: BaseException) -> bool:
+    """Whether an error came out of MLflow's check of the input, which before 2.14 called itself an internal error."""
+    frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_name == "_enforce_schema":
+            return True
+        frame = frame.tb_next
+    return False
 
 
 def _is_tensors(schema: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Callable, Mapping
 
 from . import __version__
 from .config import Config
+from .connection import NoConnection
 from .encoding import encode
 from .errors import InvalidInput, LengthRequired, ModelFailed, Overdue, Refusal, TooLarge, Unsupported
 from .log import Redaction, log
@@ -145,9 +146,12 @@ def content_length(environ: Mapping[str, Any]) -> int:
         raise InvalidInput("the Content-Length is not a number") from None
 
 
-def discard_body(environ: dict[str, Any]) -> None:
+def discard_body(environ: dict[str, Any], connection: NoConnection) -> None:
     """Read what nobody has read, so that the caller gets the answer and not a reset connection."""
-    if environ.get(_BODY_READ) or environ.get("HTTP_EXPECT") or environ.get("HTTP_TRANSFER_ENCODING"):
+    if environ.get(_BODY_READ) or environ.get("HTTP_EXPECT"):
+        return
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        connection.discard_chunks()
         return
     try:
         left = min(content_length(environ), _DISCARD)

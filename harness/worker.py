@@ -12,6 +12,7 @@ from typing import Any
 
 from .app import Front, create_app
 from .config import Config
+from .connection import Connection
 from .errors import StartFailed
 from .log import Redaction, log
 from .metrics import Metrics
@@ -76,7 +77,7 @@ class Worker:
         service = Service(self._config, predictor, tokens)
         self._warm(predictor)
         tracker = Tracker(self._config.request_timeout_s, slots=self._slots, worker=self._number)
-        front = Front(create_app(service, metrics), tracker, metrics, connection_descriptor)
+        front = Front(create_app(service, metrics), tracker, metrics, Connection())
         threading.Thread(target=self._tick, args=(tokens, front), name="domino-ticker", daemon=True).start()
         faulthandler.cancel_dump_traceback_later()
         self._slots.set_load_time(self._number, time.monotonic() - started)
@@ -127,9 +128,3 @@ class Worker:
                     task()
                 except Exception as error:
                     log("the worker's ticker stumbled", error=error)
-
-
-def connection_descriptor() -> int | None:
-    import uwsgi
-
-    return uwsgi.connection_fd()

@@ -130,9 +130,11 @@ def test_a_large_body_is_refused_with_the_limit(adder: Replica) -> None:
     assert adder.call(a=1) == {"sum": 3}
 
 
-def test_a_chunked_body_is_refused(adder: Replica) -> None:
-    answer = adder.request("POST", "/model", iter([b'{"data": {}}']), headers={"Content-Type": "application/json"})  # type: ignore[arg-type]
+@pytest.mark.parametrize("chunks", [[b'{"data": {}}'], [b"x" * 100_000] * 20])
+def test_a_chunked_body_is_refused(adder: Replica, chunks: list[bytes]) -> None:
+    answer = adder.request("POST", "/model", iter(chunks), headers={"Content-Type": "application/json"})  # type: ignore[arg-type]
     assert answer.status == 411
+    assert "Content-Length" in answer.message
 
 
 def test_forty_kilobytes_of_headers_pass(adder: Replica) -> None:

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from uv import find_uv_bin
 
+UV = find_uv_bin()
 FLOORS = {
     "3.8": ["flask==2.2.*", "werkzeug==2.2.*", "prometheus-client==0.8.*", "six", "pyuwsgi"],
     "3.13": ["flask", "prometheus-client", "six", "pyuwsgi"],
@@ -22,13 +24,13 @@ CHOSEN = "envelope or needs or token_opens or refused or overdue or recycled_by_
 def test_replicas_behave_the_same_on(version: str, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     made = subprocess.run(
-        ["uv", "venv", "--quiet", "--no-python-downloads", "--python", interpreter(version), str(environment)],
+        [UV, "venv", "--quiet", "--no-python-downloads", "--python", interpreter(version), str(environment)],
         capture_output=True, text=True,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     python = str(environment / "bin" / "python")
     installed = subprocess.run(
-        ["uv", "pip", "install", "--quiet", "--python", python, *FLOORS[version]], capture_output=True, text=True
+        [UV, "pip", "install", "--quiet", "--python", python, *FLOORS[version]], capture_output=True, text=True
     )
     if installed.returncode:
         pytest.skip(f"the packages for {version} are not to be had: {installed.stderr[-300:]}")
@@ -45,7 +47,7 @@ def interpreter(version: str) -> str:
     pyenv = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
     if pyenv:
         return str(pyenv[-1])
-    found = subprocess.run(["uv", "python", "find", "--no-python-downloads", version], capture_output=True, text=True)
+    found = subprocess.run([UV, "python", "find", "--no-python-downloads", version], capture_output=True, text=True)
     if found.returncode:
         pytest.skip(f"no interpreter of Python {version} on this machine")
     return found.stdout.strip()
