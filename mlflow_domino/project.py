@@ -55,7 +55,8 @@ def copy_repository(address: git.Address, settings: Settings, partial: Path, log
         commit = git.fetch(address, clone)
         project = clone / address.subdirectory
         if not project.is_dir():
-            folders = sorted(path.name for path in project.parent.glob("*/") if path.name != ".git")
+            siblings = (path for path in project.parent.iterdir() if path.is_dir())
+            folders = sorted(path.name for path in siblings if path.name != ".git")
             raise NotFound(
                 f"{address}: no folder {address.subdirectory!r} at commit {commit[:12]}; "
                 f"beside it are: {', '.join(folders[:10]) or 'none'}."

@@ -75,7 +75,10 @@ def _download(uri: str, shown: str, partial: Path) -> None:
     tree.remove(landing)
     try:
         with _mlflow_errors(f"the files of {shown} cannot be downloaded"):
-            found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(landing)))
+            try:
+                found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(landing)))
+            except TypeError as error:  # how MLflow 3.1 puts it that there is nothing to download
+                raise NotFound(_no_artifact(shown)) from error
         if found.is_file():
             raise InvalidInput(f"{shown} is a file; name the folder of a model.")
         if not found.is_dir() or not any(found.iterdir()):
