@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -23,9 +24,17 @@ _RUN_LIMIT = 60
 
 @dataclass(frozen=True)
 class Home:
-    """Paths below one home. Nothing is created before it is needed."""
+    """Paths below one home. Nothing is created before it is needed.
+
+    Attributes
+    ----------
+    root : Path
+    plane : str
+        Data plane whose supervisor and gateway are meant, where a home has several; the others' have paths of their own.
+    """
 
     root: Path
+    plane: str = "local"
 
     @classmethod
     def find(cls) -> Home:
@@ -52,12 +61,20 @@ class Home:
     @property
     def run(self) -> Path:
         """Folder of sockets and of what lives no longer than the supervisor."""
-        inside = self.root / "run"
+        inside = self.root / f"run{self._suffix}"
         if len(os.fsencode(inside)) <= _RUN_LIMIT:
             return inside
-        digest = hashlib.sha256(os.fsencode(self.root)).hexdigest()[:12]
+        digest = hashlib.sha256(os.fsencode(f"{self.root}{self._suffix}")).hexdigest()[:12]
         # Not TMPDIR: it may be as long, and differ from one command to the next.
         return Path("/tmp") / f"mlflow-domino-{os.getuid()}-{digest}"  # noqa: S108 - `ensure` checks whose it is
+
+    def log(self, program: str) -> Path:
+        """Log of a program of the gateway's."""
+        return self.root / f"{program}{self._suffix}.log"
+
+    @property
+    def _suffix(self) -> str:
+        return "" if self.plane == "local" else f"-{self.plane}"
 
     def version(self, version_id: str) -> Path:
         """Folder of a version: source/ or model/, requirements.lock, harness.json, secrets.json, build.log, logs/."""
@@ -84,6 +101,8 @@ class Home:
         try:
             for folder in (self.root, self.run):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if not os.access(folder, os.W_OK | os.X_OK):  # asks the disk too: one may be mounted read-only
+                    raise PermissionError(errno.EACCES, "it is read-only", str(folder))
                 if folder.stat().st_uid != os.getuid():
                     raise InvalidInput(
                         f"{folder} belongs to another user; set MLFLOW_DOMINO_HOME to a folder of yours."

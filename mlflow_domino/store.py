@@ -196,10 +196,15 @@ class SqliteRecords(Records):
         except sa.exc.IntegrityError:
             raise
         except sa.exc.DBAPIError as error:
-            raise DominoError(
-                f"The records in {self._path} cannot be used: {error.orig}. What runs goes on running. "
-                "Free the disk or restore the file from a copy; a file that is beyond repair can be moved away."
-            ) from error
+            raise self._unusable(str(error.orig)) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._unusable(f"a record in it is damaged ({type(error).__name__}: {error})") from error
+
+    def _unusable(self, why: str) -> DominoError:
+        return DominoError(
+            f"The records in {self._path} cannot be used: {why}. What runs goes on running. "
+            "Free the disk or restore the file from a copy; a file that is beyond repair can be moved away."
+        )
 
     def endpoints(self) -> list[Endpoint]:
         with self._begin() as connection:

@@ -85,7 +85,7 @@ class Supervisor:
         self._ini = self._run / "supervisor.ini"
         self._pidfile = self._run / "supervisor.pid"
         self._stats = self._run / "emperor.sock"
-        self.log = home.root / "supervisor.log"
+        self.log = home.log("supervisor")
 
     def alive(self) -> bool:
         return self._master() is not None
@@ -135,20 +135,16 @@ class Supervisor:
 
     def remove(self, names: Sequence[str]) -> None:
         """End vassals at once, and return when their processes are gone. Names that are not there are no error."""
-        families = {name: list(self._family(name)) for name in names}
         for name in names:
             # Without its file a vassal that ends is not started again, so that there is no need to wait for the
             # Emperor's next look at the folder.
             (self._vassals / f"{name}.ini").unlink(missing_ok=True)
-            for vassal in families[name][:1]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    vassal.send_signal(signal.SIGINT)
-        everyone = [process for family in families.values() for process in family]
-        if not wait_until(lambda: not any(map(_lives, everyone)), _STOP_S):
-            for process in filter(_lives, everyone):  # it has nothing left to finish: it was drained
+        told: set[psutil.Process] = set()
+        if not wait_until(lambda: self._ended(names, told), _STOP_S):
+            for process in filter(_lives, told):  # it has nothing left to finish: it was drained
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-        wait_until(lambda: not set(names) & set(self.pids()), 5)
+            wait_until(lambda: self._ended(names, told), 5)
         for name in names:
             (self._run / "launch" / f"{name}.json").unlink(missing_ok=True)
 
@@ -159,6 +155,17 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """Return the process of each vassal that the Emperor runs now; empty while there is no Emperor."""
         return {v["id"].removesuffix(".ini"): v["pid"] for v in self._statistics().get("vassals", []) if v["pid"] > 0}
+
+    def _ended(self, names: Sequence[str], told: set[psutil.Process]) -> bool:
+        """Tell vassals to end, those too that the Emperor was starting again meanwhile; true when nothing is left."""
+        running = set(names) & set(self.pids())
+        for name in running:
+            for number, process in enumerate(self._family(name)):
+                if number == 0 and process not in told:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.send_signal(signal.SIGINT)
+                told.add(process)
+        return not running and not any(map(_lives, told))
 
     @property
     def _vassals(self) -> Path:
