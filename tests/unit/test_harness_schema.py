@@ -464,7 +464,7 @@ def test_csv_is_read_by_the_signature() -> None:
         ColSpec("double", "x", required=False),
     )
     problems = Problems()
-    body = parse_body('n,s,b,x\n1,NA,true,1e3\n2,"a,""b""\nc",False,\n'.encode(), "text/csv; charset=utf-8")
+    body = parse_body(b'n,s,b,x\n1,NA,true,1e3\n2,"a,""b""\nc",False,\n', "text/csv; charset=utf-8")
     frame = columns_of(body, signature.inputs, problems)
     problems.raise_if_any()
     assert frame["s"].tolist() == ["NA", 'a,"b"\nc']
