@@ -8,6 +8,7 @@ import ipaddress
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from mlflow_domino.data_planes.base import World
@@ -27,12 +28,22 @@ _START_S = 15.0
 
 
 class LocalGateway:
-    """Knows where replicas listen, and has Envoy route to them."""
+    """Has Envoy route to replicas on this machine.
 
-    def __init__(self, home: Home, declaration: Declaration) -> None:
+    Parameters
+    ----------
+    home : Home
+    declaration : Declaration
+        Where it listens.
+    addresses : callable
+        Gives the addresses of a version's replicas: sockets' paths, or host:port.
+    """
+
+    def __init__(self, home: Home, declaration: Declaration, addresses: Callable[[Version], tuple[str, ...]]) -> None:
         self._home = home
         self._declaration = declaration
-        self._log = home.root / "envoy.log"
+        self._addresses = addresses
+        self._log = home.log("envoy")
 
     @property
     def _envoy(self) -> Envoy:
@@ -54,10 +65,6 @@ class LocalGateway:
     def _inventory(self) -> Path:
         return self._home.run / "gateway.json"
 
-    def address(self, version_id: str, number: int) -> Path:
-        """Return the socket of a replica."""
-        return self._home.run / "s" / f"{version_id}-{number}"
-
     def check_port(self) -> None:
         """Refuse a port that somebody else listens on.
 
@@ -76,7 +83,7 @@ class LocalGateway:
                 taken = error.errno == errno.EADDRINUSE
                 raise Unavailable(
                     f"The gateway cannot listen on {host}:{port}: {'the port is taken' if taken else error.strerror}. "
-                    f"Another home's gateway may run there; set `port` under [data_planes.local] in {self._home.config}."
+                    f"Another home's gateway may run there; set `port` under [data_planes.{self._declaration.name}] in {self._home.config}."
                 ) from error
 
     def prepare(self, world: World) -> None:
@@ -93,7 +100,7 @@ class LocalGateway:
             argv=(sys.executable, "-m", "mlflow_domino.gateway.serve", self._application, str(self._inventory)),
             environment=clean_environment(),
             directory="/",
-            log=str(self._home.root / "gateway.log"),
+            log=str(self._home.log("gateway")),
         )
 
     def envoy_argv(self) -> list[str]:
@@ -129,9 +136,6 @@ class LocalGateway:
     def active(self, version_id: str) -> int:
         """Return the number of requests that the gateway has at a version, or waiting for it."""
         return self._envoy.active(version_id)
-
-    def _addresses(self, version: Version) -> tuple[str, ...]:
-        return tuple(str(self.address(version.id, n)) for n in range(version.replicas))
 
     def _write_inventory(self, world: World) -> None:
         """Tell the application where replicas are, so that it can collect their metrics."""

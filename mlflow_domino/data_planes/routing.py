@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from mlflow_domino.data_planes.base import World
-from mlflow_domino.gateway.routes import Cluster, Route, RouteTable
+from mlflow_domino.gateway.routes import Cluster, Route, RouteTable, is_path
 from mlflow_domino.models import Endpoint, Status, Target, Version
 
 __all__ = ["route_table"]
@@ -34,7 +34,13 @@ def route_table(world: World, addresses: Callable[[Version], tuple[str, ...]], *
 def _cluster(version: Version, addresses: tuple[str, ...]) -> Cluster:
     concurrency = version.settings.workers * version.settings.threads
     capacity = version.replicas * (concurrency + version.settings.max_queue)
-    return Cluster(version.id, addresses, max_requests=capacity, concurrency=concurrency)
+    return Cluster(
+        version.id,
+        addresses,
+        max_requests=capacity,
+        concurrency=concurrency,
+        health_check=not is_path(addresses[0]),  # a port answers before the model does, a socket has its name after
+    )
 
 
 def _routes(endpoint: Endpoint, world: World, running: dict[str, Version]) -> Iterator[Route]:

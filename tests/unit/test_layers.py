@@ -19,7 +19,7 @@ LAYERS = (
     ("rollout", "access", "views"),
     ("data_planes",),
     ("source", "registry", "project", "script", "git", "environment", "lean", "lock", "resolver", "indexes",
-     "requirements", "interpreter", "image", "store", "gateway", "logs", "secret", "ignore", "tree"),
+     "requirements", "interpreter", "image", "engine", "store", "gateway", "logs", "secret", "ignore", "tree"),
     ("models",),
     ("config", "home"),
     ("errors", "__init__"),

@@ -1,0 +1,232 @@
+"""What all data planes of this machine share: the supervised gateway, the folders of versions and replicas, tokens."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow_domino import logs, secret, source
+from mlflow_domino.data_planes import replica
+from mlflow_domino.data_planes.base import DataPlane, Observation, World
+from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.data_planes.gateway import LocalGateway
+from mlflow_domino.data_planes.supervisor import Supervisor, wait_until
+from mlflow_domino.errors import Unavailable
+from mlflow_domino.home import Home, write_json, write_text
+from mlflow_domino.models import Endpoint, Status, Target, Token, Version
+
+__all__ = ["HARNESS_PACKAGE", "MachineDataPlane", "harness_files", "harness_settings", "install_harness"]
+
+_TAIL_LINES = 30
+_ACKNOWLEDGE_S = 10.0
+HARNESS_PACKAGE = "_mlflow_domino_harness"
+
+
+class MachineDataPlane(DataPlane):
+    """A data plane whose replicas show their state in folders of this machine, behind an Envoy of its own.
+
+    To write, beside `render`, `build`, `start` and `stop`: `addresses` and `state`; `clear` and `end_all` where there
+    is more to do.
+    """
+
+    def __init__(self, home: Home, declaration: Declaration) -> None:
+        self.name = declaration.name
+        self.home = home
+        self.declaration = declaration
+        self.supervisor = Supervisor(home)
+        self.gateway = LocalGateway(home, declaration, self.addresses)
+
+    @abc.abstractmethod
+    def addresses(self, version: Version) -> tuple[str, ...]:
+        """Return where each replica of the version is reached: sockets' paths, or host:port."""
+
+    @abc.abstractmethod
+    def state(self, version: Version, number: int) -> replica.ReplicaState:
+        """Tell what a replica is now; never raises for one that is dead or absent."""
+
+    def clear(self, world: World) -> None:
+        """Forget what a supervisor that is gone left behind."""
+        for folder in ("s", "vassals", "launch"):
+            path = self.home.run / folder
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)  # a verb that is at work may have been quicker
+
+    def end_all(self) -> None:
+        """End the replicas that do not end with the supervisor."""
+
+    def url(self) -> str:
+        return self.declaration.base_url
+
+    def up(self, world: World) -> bool:
+        with self.home.lock(self._lock):
+            if self.supervisor.alive():
+                return False
+            self.gateway.check_port()
+            self.clear(world)
+            for endpoint in world.endpoints:
+                for version in world.versions:
+                    if version.endpoint_id == endpoint.id and version.target is Target.RUNNING:
+                        self.start(endpoint, version)
+            self.gateway.prepare(world)
+            self.supervisor.put("gateway", self.gateway.launch())
+            self.supervisor.start(self.gateway.envoy_argv())
+            self.gateway.await_ready()
+            return True
+
+    def down(self) -> None:
+        with self.home.lock(self._lock):
+            self.supervisor.stop()
+            self.end_all()
+            self.clear(World((), ()))
+
+    def alive(self) -> bool:
+        return self.supervisor.alive()
+
+    def discard(self, version: Version) -> None:
+        source.remove(self.home.version(version.id))
+
+    def forget(self, endpoint: Endpoint) -> None:
+        shutil.rmtree(self.home.endpoint(endpoint.id), ignore_errors=True)
+        self.home.caller_token(endpoint.id).unlink(missing_ok=True)
+        (self.home.root / "locks" / f"tokens-{endpoint.id}").unlink(missing_ok=True)
+
+    def observe(self, versions: Sequence[Version]) -> list[Observation]:
+        alive = self.supervisor.alive() if any(v.target is Target.RUNNING for v in versions) else False
+        return [self._observe(version, alive) for version in versions]
+
+    def publish(self, world: World) -> None:
+        if self.supervisor.alive():
+            self.gateway.publish(world)
+
+    def drain(self, version: Version, timeout_s: float, *, replicas: Sequence[int] | None = None) -> bool:
+        folders = [self.replica_folder(version, n) for n in (range(version.replicas) if replicas is None else replicas)]
+
+        def idle() -> bool:
+            if replicas is None and self.gateway.active(version.id):
+                return False
+            return not any(map(replica.in_flight, folders))
+
+        return not self.supervisor.alive() or wait_until(idle, timeout_s, every_s=0.01)
+
+    def put_tokens(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version]) -> None:
+        content = self.write_tokens(endpoint, tokens)
+        ready = [
+            (self.replica_folder(v, n), v.settings.workers)
+            for v in versions
+            if v.target is Target.RUNNING
+            for n in range(v.replicas)
+            if self.state(v, n).state == "ready"
+        ]
+        if not wait_until(lambda: all(replica.acknowledged(f, content, w) for f, w in ready), _ACKNOWLEDGE_S):
+            raise Unavailable(
+                f"Not every replica of {endpoint.name!r} took the change of tokens within {_ACKNOWLEDGE_S:g} s; each "
+                "takes it with its next request. `mlflow-domino status` shows what they do."
+            )
+
+    def write_tokens(self, endpoint: Endpoint, tokens: Sequence[Token]) -> bytes:
+        """Write the file that replicas read, and return what it holds."""
+        path = self.home.tokens(endpoint.id) / "tokens.json"
+        own = secret.digest(self._own_token(endpoint))
+        valid = [{"id": t.id, "sha256": t.sha256} for t in tokens]
+        write_json(path, {"tokens": [*valid, {"id": "gateway", "sha256": own}]})
+        return path.read_bytes()
+
+    def logs(self, version: Version, *, build: bool = False, replica: int | None = None) -> list[Path]:
+        folder = self.home.version(version.id)
+        if build:
+            return [folder / "build.log"]
+        found = sorted((folder / "logs").glob("replica-*.log"), key=lambda p: int(p.stem.split("-")[1]))
+        return [p for p in found if replica in (None, int(p.stem.split("-")[1]))]
+
+    def replica_folder(self, version: Version, number: int) -> Path:
+        """Return the folder of a replica's status."""
+        return self.home.version(version.id) / "replicas" / str(number)
+
+    @property
+    def _lock(self) -> str:
+        return "supervisor" if self.home.plane == "local" else f"supervisor-{self.home.plane}"
+
+    def _observe(self, version: Version, alive: bool) -> Observation:
+        if version.target is not Target.RUNNING:
+            return Observation(Status.STOPPED)
+        if not alive:
+            return Observation(Status.UNREACHABLE, "the supervisor does not run; `mlflow-domino up` starts it")
+        states = [self.state(version, n) for n in range(version.replicas)]
+        seen = replica.summary(version, states)
+        if seen.status is Status.RUNNING and not seen.failed:
+            return seen
+        guilty = next((s for s in states if s.state == "failed"), next(s for s in states if s.state != "ready"))
+        return Observation(seen.status, seen.reason, seen.ready, seen.failed, self._tail(version, guilty))
+
+    def _tail(self, version: Version, state: replica.ReplicaState) -> str:
+        values = secret.load(self.home.version(version.id) / "secrets.json").variables.values()
+        paths = self.logs(version, replica=state.number)
+        return logs.tail(paths[0], _TAIL_LINES, values=values) if paths else ""
+
+    def _own_token(self, endpoint: Endpoint) -> str:
+        """Return the gateway's own token for the endpoint, made when it is first needed."""
+        path = self.home.gateway_token(endpoint.id)
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_text()
+        token = secret.new_token()
+        write_text(path, token)
+        return token
+
+
+_HARNESS_SETTINGS = (
+    "workers", "threads", "max_queue", "worker_max_requests", "worker_max_memory", "request_timeout_s", "max_body",
+    "drain_s", "start_timeout_s", "strict_schema", "debug", "log_http_request_response", "warmup_file",
+)  # fmt: skip
+
+
+def harness_settings(endpoint: Endpoint, version: Version, *, path: str, tokens: str) -> dict[str, Any]:
+    """Return what ``harness.json`` holds.
+
+    Parameters
+    ----------
+    path, tokens : str
+        Folder of the model or project, and of ``tokens.json``, as the replica sees them.
+    """
+    place: dict[str, Any] = {"kind": version.source.kind, "path": path}
+    if version.source.kind == "Registry":
+        place.update(name=getattr(version.source, "name", None), version=getattr(version.source, "version", None))
+    else:
+        place.update(file=getattr(version.source, "file", ""), function=getattr(version.source, "function", ""))
+    return {
+        "endpoint_id": endpoint.id,
+        "endpoint_name": endpoint.name,
+        "version_id": version.id,
+        "version_number": version.number,
+        "source": place,
+        "tokens": tokens,
+        **{key: getattr(version.settings, key) for key in _HARNESS_SETTINGS},
+    }
+
+
+def harness_files() -> Path:
+    """Return the harness's own folder: data of the wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    shipped = package / "_harness"
+    return shipped if shipped.is_dir() else package.parent / "harness"
+
+
+def install_harness(home: Home) -> str:
+    """Copy the harness into the home under its content's hash, so that a version keeps its own for life."""
+    files = sorted(p for p in harness_files().rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(harness_files())}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    name = digest.hexdigest()[:16]
+    final = home.harnesses / name
+    with home.lock(f"harness-{name}"):
+        if not final.exists():
+            beside = home.harnesses / f".{name}"
+            shutil.rmtree(beside, ignore_errors=True)
+            shutil.copytree(harness_files(), beside / HARNESS_PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+            beside.rename(final)
+    return name
