@@ -36,7 +36,7 @@ from mlflow_domino.lock import Recipe, environment_hash, lean_lock, python_of, w
 from mlflow_domino.requirements import MODEL_FOLDER, ModelFacts, Requirements, listed, of_model, read_facts
 from mlflow_domino.resolver import Log, Uv
 
-__all__ = ["Built", "Environments", "Stored"]
+__all__ = ["Built", "Environments", "Fit", "Stored", "python_wanted"]
 
 _MARKER = "domino.json"
 _TRIAL_S = 60.0
@@ -67,6 +67,25 @@ class Built:
     lock_text: str
     python_version: str
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What packages must fit that are not for this machine.
+
+    Attributes
+    ----------
+    python_version : str
+        Full version of the interpreter.
+    platform : str
+        As uv names it, such as ``x86_64-manylinux_2_36``.
+    model : Path or None
+        As for `Environments.rebuild`.
+    """
+
+    python_version: str
+    platform: str
+    model: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +146,7 @@ class Environments:
         indexes = Indexes.find(settings, secrets, asked)
         with self._workspace() as folder:
             uv = Uv(indexes, folder, log, model)
-            wanted = settings.python_version or (facts.python_version if facts else "") or _own_version()
+            wanted = _wanted(facts, settings)
             interpreter, notes = _interpreter(wanted, settings, uv)
             recipe = Recipe.of(
                 asked, facts, interpreter, indexes=indexes.key(), install_harness=settings.install_harness_packages
@@ -173,6 +192,40 @@ class Environments:
             interpreter, notes = _interpreter(python_of(lock_text), settings, uv)
             self._install(lock_text, interpreter, uv)
         return self._built(lock_text, interpreter.version, notes)
+
+    def lay_out(self, lock_text: str, settings: Settings, secrets: Secrets, log: Log, *, into: Path, fit: Fit) -> None:
+        """Install a lock's packages into a folder, for a Python that need not be on this machine.
+
+        Parameters
+        ----------
+        lock_text : str
+            As `build` returned it.
+        into : Path
+            Empty folder; as ``pip install --target`` leaves it.
+        fit : Fit
+            What the packages must fit.
+
+        Raises
+        ------
+        EnvironmentFailed
+            With uv's message, such as that a package has no wheel for the platform.
+        """
+        asked = _joined(of_model(fit.model) if fit.model else Requirements(), listed(settings.environment))
+        with self._workspace() as folder:
+            uv = Uv(Indexes.find(settings, secrets, asked), folder, log, fit.model)
+            interpreter, _ = _interpreter(python_of(lock_text), settings, uv)
+            file = folder / "requirements.lock"
+            file.write_text(lock_text, "utf-8")
+            finished = uv.run(
+                "pip", "install", "--python", interpreter.path, "--target", into, "--python-version", fit.python_version,
+                "--python-platform", fit.platform, "--no-deps", "-r", file,
+            )  # fmt: skip
+        if finished.code != 0:
+            raise EnvironmentFailed(
+                f"The packages of the lock cannot be installed for Python {fit.python_version} on {fit.platform}. What "
+                "has no wheel for it must be in the environment image, or in a folder of find_links.",
+                log_tail=finished.tail,
+            )
 
     def stored(self) -> list[Stored]:
         """List what is on disk, the longest unused first."""
@@ -321,8 +374,14 @@ def _joined(first: Requirements, second: Requirements) -> Requirements:
     return replace(first, items=(*first.items, *second.items))
 
 
-def _own_version() -> str:
-    return f"{sys.version_info[0]}.{sys.version_info[1]}"
+def python_wanted(model: Path | None, settings: Settings) -> str:
+    """Return the major and minor version of Python that a version wants, such as ``3.11``."""
+    return ".".join(_wanted(read_facts(model) if model else None, settings).split(".")[:2])
+
+
+def _wanted(facts: ModelFacts | None, settings: Settings) -> str:
+    own = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    return settings.python_version or (facts.python_version if facts else "") or own
 
 
 def _interpreter(wanted: str, settings: Settings, uv: Uv) -> tuple[Interpreter, tuple[str, ...]]:

@@ -38,6 +38,8 @@ class Declaration:
         Where the gateway listens.
     url : str
         What callers use, where it is not address and port; empty otherwise.
+    base_image : str
+        Docker: the environment of versions that name none; ``{python}`` stands for a version such as 3.11.
     tls_certificate, tls_key : str
         PEM files; the gateway speaks HTTPS when both are given, and reads them again when they change.
     """
@@ -49,6 +51,7 @@ class Declaration:
     url: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
+    base_image: str = "python:{python}-slim-bookworm"
 
     @property
     def exposed(self) -> bool:
@@ -129,6 +132,7 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "address": ("an IP address or host name", lambda v: isinstance(v, str) and re.fullmatch(r"[0-9A-Za-z.:-]{1,253}", v) is not None),
     "port": ("a number from 1 to 65535", lambda v: type(v) is int and 1 <= v <= 65535),
     "url": ("a URL", lambda v: isinstance(v, str) and re.fullmatch(r"https?://[^\s/]+/?", v) is not None),
+    "base_image": ("an image's name, {python} in place of 3.11", lambda v: isinstance(v, str) and re.fullmatch(r"[\w./:@{}-]{1,255}", v) is not None),
     "tls_certificate": ("the absolute path of a PEM file", _is_file),
     "tls_key": ("the absolute path of a PEM file", _is_file),
 }  # fmt: skip

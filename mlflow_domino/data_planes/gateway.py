@@ -128,9 +128,9 @@ class LocalGateway:
         self._envoy.retire(table)
         self._write_inventory(world)
 
-    def render(self, world: World) -> dict[str, str]:
-        """Return the files that Envoy would read, by name."""
-        files = self._envoy.render(route_table(world, self._addresses))
+    def render(self, world: World, addresses: Callable[[Version], tuple[str, ...]]) -> dict[str, str]:
+        """Return the files that Envoy would read, by name, with replicas at these addresses."""
+        files = self._envoy.render(route_table(world, addresses))
         return {f"envoy/{name}": content for name, content in files.items()}
 
     def active(self, version_id: str) -> int:

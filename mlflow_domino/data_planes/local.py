@@ -46,7 +46,7 @@ class LocalDataPlane(MachineDataPlane):
         for number in range(version.replicas):
             documents[f"replica-{number}.json"] = vars(self._launch(version, number, secrets.variables))
         files = {name: json.dumps(document, indent=1) + "\n" for name, document in documents.items()}
-        return {**files, **self.gateway.render(world)}
+        return {**files, **self.gateway.render(world, self.addresses)}
 
     def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
         folder = self.home.version(version.id)

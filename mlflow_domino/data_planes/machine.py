@@ -34,6 +34,9 @@ class MachineDataPlane(DataPlane):
     is more to do.
     """
 
+    #: Of the file with the digests of tokens.
+    tokens_mode = 0o600
+
     def __init__(self, home: Home, declaration: Declaration) -> None:
         self.name = declaration.name
         self.home = home
@@ -133,7 +136,7 @@ class MachineDataPlane(DataPlane):
         path = self.home.tokens(endpoint.id) / "tokens.json"
         own = secret.digest(self._own_token(endpoint))
         valid = [{"id": t.id, "sha256": t.sha256} for t in tokens]
-        write_json(path, {"tokens": [*valid, {"id": "gateway", "sha256": own}]})
+        write_json(path, {"tokens": [*valid, {"id": "gateway", "sha256": own}]}, mode=self.tokens_mode)
         return path.read_bytes()
 
     def logs(self, version: Version, *, build: bool = False, replica: int | None = None) -> list[Path]:
@@ -184,13 +187,17 @@ _HARNESS_SETTINGS = (
 )  # fmt: skip
 
 
-def harness_settings(endpoint: Endpoint, version: Version, *, path: str, tokens: str) -> dict[str, Any]:
+def harness_settings(endpoint: Endpoint | None, version: Version, *, path: str, tokens: str | None) -> dict[str, Any]:
     """Return what ``harness.json`` holds.
 
     Parameters
     ----------
-    path, tokens : str
-        Folder of the model or project, and of ``tokens.json``, as the replica sees them.
+    endpoint : Endpoint or None
+        None where it is not known, or does not matter: its name is a title.
+    path : str
+        Folder of the model or project, as the replica sees it.
+    tokens : str or None
+        Folder of ``tokens.json``, as the replica sees it; None where tokens come from the environment alone.
     """
     place: dict[str, Any] = {"kind": version.source.kind, "path": path}
     if version.source.kind == "Registry":
@@ -198,8 +205,8 @@ def harness_settings(endpoint: Endpoint, version: Version, *, path: str, tokens:
     else:
         place.update(file=getattr(version.source, "file", ""), function=getattr(version.source, "function", ""))
     return {
-        "endpoint_id": endpoint.id,
-        "endpoint_name": endpoint.name,
+        "endpoint_id": version.endpoint_id,
+        "endpoint_name": endpoint.name if endpoint else None,
         "version_id": version.id,
         "version_number": version.number,
         "source": place,

@@ -1,0 +1,378 @@
+"""The Docker data plane: replicas as containers of this machine's engine, the same Envoy in front.
+
+A container is found by its labels, never by a note: home, version, replica and port stand there. What a replica says
+of itself, its log and the tokens that it takes are in folders of the version's that are mounted, as on the local data
+plane, so that status, draining and tokens need no request to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import hashlib
+import json
+import math
+import os
+import random
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow_domino import logs, secret, source, tree
+from mlflow_domino.config import Secrets
+from mlflow_domino.data_planes.base import Log, World
+from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, MachineDataPlane, harness_settings, install_harness
+from mlflow_domino.data_planes.replica import ReplicaState
+from mlflow_domino.engine import Engine
+from mlflow_domino.errors import DominoError, Failed, NotFound, Unavailable
+from mlflow_domino.home import Home, read_json, write_text
+from mlflow_domino.image import UID, Entry, Images, dockerfile, entries, image_named
+from mlflow_domino.models import Artifact, Endpoint, Target, Token, Version
+
+if TYPE_CHECKING:
+    from mlflow_domino.environment import Environments
+
+__all__ = ["DockerDataPlane"]
+
+_PORT = 8080
+#: Below the ports that the kernel gives to outgoing connections.
+_PORTS = range(20000, 32000)
+_ATTEMPTS = 20
+_HOME, _VERSION, _ENDPOINT, _REPLICA, _PUBLISHED = (
+    f"mlflow-domino.{name}" for name in ("home", "version", "endpoint", "replica", "port")
+)
+#: Folders in the container.
+_STATUS, _LOGS, _TOKENS = "/run/domino/replica", "/run/domino/logs", "/run/domino/tokens"
+_CREATED = "created"
+_ENDED = (_CREATED, "exited", "dead", "removing")
+
+
+class DockerDataPlane(MachineDataPlane):
+    """Runs versions as containers of the engine on this machine."""
+
+    #: Digests only, for the containers' own user; the home is closed to others.
+    tokens_mode = 0o644
+
+    def __init__(self, home: Home, declaration: Declaration) -> None:
+        super().__init__(replace(home, plane=declaration.name), declaration)
+        self.engine = Engine()
+        self.images = Images(self.home, self.engine)
+
+    @functools.cached_property
+    def _environments(self) -> Environments:
+        from mlflow_domino.environment import Environments  # here: most verbs build nothing, and start sooner without
+
+        return Environments(self.home)
+
+    # ---- the contract ------------------------------------------------------------------------------------------------
+
+    def up(self, world: World) -> bool:
+        self.engine.check()
+        return super().up(world)
+
+    def clear(self, world: World) -> None:
+        super().clear(world)
+        wanted = {v.id for v in world.versions if v.target is Target.RUNNING}
+        for container in self._containers() if world.endpoints else ():
+            if container["Labels"][_VERSION] not in wanted:
+                self.engine.remove(container["Id"])
+
+    def end_all(self) -> None:
+        for container in self._containers():
+            self.engine.remove(container["Id"])
+
+    def render(self, world: World, endpoint: Endpoint, version: Version, secrets: Secrets) -> dict[str, str]:
+        settings = harness_settings(endpoint, version, path=_working(version), tokens=_TOKENS)
+        documents: dict[str, Any] = {"harness.json": settings}
+        for number in range(version.replicas):
+            launch = Launch.of(self, endpoint, version, number, _PORTS[number], dict.fromkeys(secrets.variables, "…"))
+            documents[f"container-{number}.json"] = {"host": launch.host, **launch.options}
+        files = {name: json.dumps(document, indent=1) + "\n" for name, document in documents.items()}
+        files |= {f"dockerfiles/{name}/Dockerfile": dockerfile(name) for name in ("packages", "endpoint")}
+        shown = self.gateway.render(
+            world, lambda v: tuple(f"127.0.0.1:{_PORTS[n]}" for n in range(v.replicas))
+        )  # nothing is asked of an engine
+        return {**files, **shown}
+
+    def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
+        folder = self.home.version(version.id)
+        values = secrets.variables.values()
+        with logs.written(folder / "build.log", _short(log), values) as both:
+            return self._build(version, folder, secrets, both)
+
+    def start(self, endpoint: Endpoint, version: Version) -> None:
+        there = {int(c["Labels"][_REPLICA]): c for c in self._containers(version)}
+        for number, container in there.items():
+            if number >= version.replicas or container["State"] in _ENDED:
+                self.engine.remove(container["Id"])
+        for number in range(version.replicas):
+            if number not in there or there[number]["State"] in _ENDED:
+                self._run(endpoint, version, number)
+
+    def stop(self, version: Version) -> None:
+        for container in self._containers(version):
+            self.engine.remove(container["Id"])
+        shutil.rmtree(self.home.version(version.id) / "replicas", ignore_errors=True)
+
+    def discard(self, version: Version) -> None:
+        if version.artifact is not None:
+            self.engine.remove_image(version.artifact.environment)
+        super().discard(version)
+
+    def addresses(self, version: Version) -> tuple[str, ...]:
+        ports = {int(c["Labels"][_REPLICA]): c["Labels"][_PUBLISHED] for c in self._containers(version)}
+        # Nobody listens on the lowest ports: what has no container counts as dead, until it has one again.
+        return tuple(f"127.0.0.1:{ports.get(n, n + 1)}" for n in range(version.replicas))
+
+    def state(self, version: Version, number: int) -> ReplicaState:
+        try:
+            container = self.engine.container(_name(version, number))
+        except DominoError as error:
+            return ReplicaState(number, "lost", error.message)
+        if container is None:
+            return ReplicaState(number, "lost", "its container is gone; `mlflow-domino endpoint start` makes another")
+        return _state(number, container, self._said(version, number))
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _label(self) -> str:
+        """Which home's data plane a container belongs to."""
+        return hashlib.sha256(os.fsencode(f"{self.home.root}\0{self.name}")).hexdigest()[:16]
+
+    def _containers(self, version: Version | None = None) -> list[dict[str, Any]]:
+        labels = {_HOME: self._label}
+        if version is not None:
+            labels[_VERSION] = version.id
+        return self.engine.containers(labels)
+
+    def _build(self, version: Version, folder: Path, secrets: Secrets, log: Log) -> Artifact:
+        from mlflow_domino.environment import Fit
+
+        path = source.folder_of(version.source, folder)
+        model = path if version.source.kind == "Registry" else None
+        named, requirements = image_named(version.settings.environment)
+        base = self.images.base(named or self._default_environment(version, model), log)
+        settings = replace(version.settings, environment=requirements, python_version=base.minor)
+        built = self._environments.build(model, settings, secrets, log)
+        fit = Fit(base.version, base.platform, model)
+
+        def lay_out(into: Path) -> None:
+            self._environments.lay_out(built.lock_text, settings, secrets, log, into=into, fit=fit)
+
+        packages = self.images.packages(base, built.lock_text, lay_out, log, own=bool(named))
+        write_text(folder / "requirements.lock", built.lock_text)
+        harness = install_harness(self.home)
+        image = self._version_image(version, packages, path, harness, log)
+        lock = hashlib.sha256(built.lock_text.encode()).hexdigest()
+        return Artifact(image, lock, harness, base.version, tuple(built.notes))
+
+    def _default_environment(self, version: Version, model: Path | None) -> str:
+        """Return the image for the Python that the version wants."""
+        from mlflow_domino.environment import python_wanted
+
+        return self.declaration.base_image.format(python=python_wanted(model, version.settings))
+
+    def _version_image(self, version: Version, packages: str, path: Path, harness: str, log: Log) -> str:
+        working = _working(version)
+        settings = harness_settings(None, version, path=working, tokens=None)
+        document = json.dumps(settings, indent=1, sort_keys=True).encode() + b"\n"
+        contents = [
+            *entries(self.home.harnesses / harness, "harness"),
+            *entries(path, "source"),
+            Entry("harness.json", content=document),
+        ]
+        decides = hashlib.sha256(f"{harness}\0{version.source.digest}\0".encode() + document).hexdigest()
+        return self.images.endpoint(packages, contents, decides, working, log)
+
+    def _run(self, endpoint: Endpoint, version: Version, number: int) -> None:
+        """Make and start the container of a replica.
+
+        Raises
+        ------
+        Failed
+            With the engine's words, such as that the image is gone.
+        """
+        if version.artifact is None:
+            raise Failed(f"Version {version.number} was never built.")
+        folder = self._prepare(endpoint, version, number)
+        variables = secret.load(self.home.version(version.id) / "secrets.json").variables
+        name = _name(version, number)
+        for port in _free_ports():
+            launch = Launch.of(self, endpoint, version, number, port, variables)
+            try:
+                self.engine.create(name, version.artifact.environment, host=launch.host, **launch.options)
+                self.engine.start(name)
+            except NotFound as error:
+                raise Failed(
+                    f"The image of version {version.number}, {version.artifact.environment}, is not on this machine any "
+                    "more; `update` builds a new version."
+                ) from error
+            except Failed as error:
+                self.engine.remove(name)
+                if "port is already allocated" in str(error) or "address already in use" in str(error):
+                    continue
+                raise
+            return
+        raise Unavailable(f"No free port on 127.0.0.1 for replica {number} in {folder}.")
+
+    def _prepare(self, endpoint: Endpoint, version: Version, number: int) -> Path:
+        """Make the folders that are mounted; the container's user writes there, nobody else gets past the home."""
+        folder = self.replica_folder(version, number)
+        _remove(folder)
+        settings = harness_settings(endpoint, version, path=_working(version), tokens=_TOKENS)
+        write_text(folder / "harness.json", json.dumps(settings, indent=1, sort_keys=True) + "\n", mode=0o644)
+        if not (self.home.tokens(endpoint.id) / "tokens.json").exists():
+            self.write_tokens(endpoint, ())
+        written = self.home.version(version.id) / "logs"
+        for path in (folder, written):
+            path.mkdir(mode=0o777, exist_ok=True)
+            path.chmod(0o777)  # whatever the umask is
+        return folder
+
+    def write_tokens(self, endpoint: Endpoint, tokens: Sequence[Token]) -> bytes:
+        folder = self.home.tokens(endpoint.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)  # mounted, so that the folders around it do not count
+        return super().write_tokens(endpoint, tokens)
+
+    def _said(self, version: Version, number: int) -> dict[str, Any]:
+        with contextlib.suppress(OSError, ValueError):
+            document = read_json(self.replica_folder(version, number) / "status.json")
+            if isinstance(document, dict):
+                return document
+        return {}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What Docker is told of a replica.
+
+    Attributes
+    ----------
+    host, options : mapping
+        Of the API's `create_host_config` and `create_container`.
+    """
+
+    host: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, plane: DockerDataPlane, endpoint: Endpoint, version: Version, number: int, port: int,
+        variables: Mapping[str, str],
+    ) -> Launch:  # fmt: skip
+        folder = plane.home.version(version.id)
+        binds = {
+            str(plane.replica_folder(version, number)): {"bind": _STATUS, "mode": "rw"},
+            str(folder / "logs"): {"bind": _LOGS, "mode": "rw"},
+            str(plane.home.tokens(endpoint.id)): {"bind": _TOKENS, "mode": "ro"},
+        }
+        host = {
+            "restart_policy": {"Name": "unless-stopped"},
+            "port_bindings": {_PORT: ("127.0.0.1", port)},
+            "binds": binds,
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges"],
+            "init": True,
+            "log_config": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
+        }
+        environment = {
+            **variables,
+            "DOMINO_HARNESS_CONFIG": f"{_STATUS}/harness.json",
+            "DOMINO_REPLICA_DIR": _STATUS,
+            "DOMINO_PORT": str(_PORT),
+            "DOMINO_VARIABLES": ",".join(variables),
+        }
+        labels = {
+            _HOME: plane._label, _VERSION: version.id, _ENDPOINT: endpoint.id, _REPLICA: str(number),
+            _PUBLISHED: str(port), "mlflow-domino.name": endpoint.name,
+        }  # fmt: skip
+        options = {
+            "environment": environment,
+            "labels": labels,
+            "user": f"{UID}:{UID}",
+            "ports": [_PORT],
+            # Longer than a request may take: who stops a container by hand cuts nothing off.
+            "stop_timeout": math.ceil(version.settings.request_timeout_s) + 5,
+            # What it says goes to the version's log, which outlives the container.
+            "entrypoint": ["/bin/sh", "-c", 'umask 022; exec "$0" "$@" >>"$DOMINO_LOG" 2>&1', *_COMMAND],
+        }
+        environment["DOMINO_LOG"] = f"{_LOGS}/replica-{number}.log"
+        return cls(host, options)
+
+
+_COMMAND = ("/opt/domino/environment/bin/python", "-I", f"/opt/domino/harness/{HARNESS_PACKAGE}/launch.py")
+
+
+def _state(number: int, container: Mapping[str, Any], said: Mapping[str, Any]) -> ReplicaState:
+    """Say what a replica is, from what the engine sees and what the harness wrote."""
+    seen = container["State"]
+    since_ms = int(said.get("since_ms", 0))
+    current = since_ms >= _started_ms(seen) - 1000
+    harness = ReplicaState(
+        number, str(said.get("state", "absent")), str(said.get("reason", "")), str(said.get("detail", "")), since_ms
+    )
+    if harness.state == "failed":
+        return harness
+    if seen.get("OOMKilled") and not (seen["Running"] and harness.state == "ready" and current):
+        limit = container["HostConfig"].get("Memory") or 0
+        return ReplicaState(number, "failed", f"it was killed for want of memory (limit {limit >> 20} MiB)")
+    if seen.get("Error"):
+        return ReplicaState(number, "failed", f"its container cannot be started: {seen['Error']}")
+    if seen["Status"] == "paused":
+        return ReplicaState(number, "lost", "its container is paused; `docker unpause` lets it go on")
+    if not seen["Running"] or seen.get("Restarting"):
+        code = seen.get("ExitCode")
+        if not since_ms or (code and harness.state != "ready"):
+            return ReplicaState(number, "failed", f"its container ended with code {code}")
+        return ReplicaState(
+            number,
+            "lost",
+            f"it ended with code {code}" + (" and is being started again" if seen.get("Restarting") else ""),
+        )
+    return harness if current else ReplicaState(number, "absent")
+
+
+def _started_ms(seen: Mapping[str, Any]) -> int:
+    text = str(seen.get("StartedAt", ""))[:19]
+    try:
+        moment = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        return 0
+    return int(moment.timestamp() * 1000)
+
+
+def _free_ports() -> Iterator[int]:
+    """Yield some ports of the loopback that nobody listens on."""
+    for port in random.sample(_PORTS, _ATTEMPTS * 10):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            yield port
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        tree.remove(folder)
+
+
+def _name(version: Version, number: int) -> str:
+    return f"model-{version.id}-{number}"
+
+
+def _working(version: Version) -> str:
+    return f"/mnt/{version.settings.username}/{version.settings.project}"
+
+
+def _short(log: Log) -> Log:
+    def told(line: str) -> None:
+        if not line.startswith((" + ", " ---> ", "Removing intermediate")):
+            log(line)
+
+    return told

@@ -1,0 +1,347 @@
+"""Images of versions, in two layers of ours: the lock's packages on an environment, and a version on top of that.
+
+The packages are fetched and laid out here, by uv, for the environment's Python and platform; the build itself copies,
+downloads nothing and knows no index, no password and no certificate. So nothing secret can be in a layer, any builder
+will do, and the first image is built once for each lock: a change of code sends the second alone.
+
+Contexts are deterministic: sorted, owners and times zeroed, byte code by content. Tags are hashes of everything that
+decides the content, so that what is there already is not built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from mlflow_domino.engine import Engine
+from mlflow_domino.errors import EnvironmentFailed, Failed
+from mlflow_domino.home import Home, read_json, write_json
+
+__all__ = [
+    "PYTHON",
+    "UID",
+    "Base",
+    "Entry",
+    "Images",
+    "context",
+    "dockerfile",
+    "entries",
+    "image_named",
+    "virtual_environment",
+]
+
+#: Domino's user and group, with which replicas run.
+UID = 12574
+PYTHON = "/opt/domino/environment/bin/python"
+_PACKAGES = "mlflow-domino/packages"
+_ENDPOINT = "mlflow-domino/endpoint"
+_IMAGE = re.compile(
+    r"(?=[^@]*[/:@]|[^@]*@)[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
+_FILES = (".whl", ".zip", ".gz", ".txt")
+_FORMAT = "1"
+
+# Runs in the environment, on Python 3.8 and later; says all that a build has to know of it.
+_PROBE = """
+import json, os, platform, re, sys
+try:
+    from importlib.metadata import distributions
+    found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
+except Exception:
+    found = {}
+lines = [line.split(":") for line in open("/etc/passwd")]
+print(json.dumps({
+    "python": os.path.realpath(sys.executable),
+    "version": "%d.%d.%d" % sys.version_info[:3],
+    "machine": platform.machine(),
+    "libc": "-".join(platform.libc_ver()) or "musl",
+    "packages": found,
+    "user": os.getuid(),
+    "served": any(len(line) > 3 and line[2:4] == ["12574", "12574"] for line in lines),
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Base:
+    """An environment image, as a program that ran in it saw it.
+
+    Attributes
+    ----------
+    reference, id : str
+        Its name, and the digest of its configuration.
+    python, version : str
+        The interpreter's real path, and its full version.
+    machine, libc : str
+        Such as ``x86_64`` and ``glibc-2.36``.
+    packages : mapping of str to str
+        Versions of what is installed, by name.
+    user : int
+        With which its programs run unless told otherwise: the last ``USER``.
+    served : bool
+        Whether it has the user and group 12574.
+    """
+
+    reference: str
+    id: str
+    python: str
+    version: str
+    machine: str
+    libc: str
+    packages: Mapping[str, str]
+    user: int
+    served: bool
+
+    @property
+    def minor(self) -> str:
+        return ".".join(self.version.split(".")[:2])
+
+    @property
+    def platform(self) -> str:
+        """The platform as uv names it: wheels for it, and for all that it can run, fit."""
+        name, _, version = self.libc.partition("-")
+        if name != "glibc":
+            return f"{self.machine}-unknown-linux-musl"
+        minor = int(version.split(".")[1]) if re.fullmatch(r"2\.\d+", version) else 17
+        fit = max((known for known in (17, 28, *range(31, 41)) if known <= minor), default=17)
+        return f"{self.machine}-manylinux_2_{fit}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One member of a context: a file of this machine, content that we made, or a link."""
+
+    name: str
+    path: Path | None = None
+    content: bytes = b""
+    link: str = ""
+    program: bool = False
+
+
+class Images:
+    """Builds images with an engine, and remembers what it saw in environments.
+
+    Parameters
+    ----------
+    home : Home
+    engine : Engine
+    """
+
+    def __init__(self, home: Home, engine: Engine) -> None:
+        self._home = home
+        self._engine = engine
+
+    def base(self, reference: str, log: Callable[[str], None]) -> Base:
+        """Have an environment here, and look into it.
+
+        Raises
+        ------
+        EnvironmentFailed
+            It cannot be had, has no Python that will do, or lacks the user that replicas run with.
+        """
+        identity = self._engine.pull(reference, log)["Id"]
+        path = self._home.root / "images" / f"{identity.rpartition(':')[2][:24]}.json"
+        seen = read_json(path)
+        if seen is None:
+            seen = self._probed(reference)
+            write_json(path, seen)
+        base = Base(reference, identity, **seen)
+        if tuple(map(int, base.version.split(".")[:2])) < (3, 8):
+            raise EnvironmentFailed(f"{reference} has Python {base.version}; the harness needs 3.8 or later.")
+        if not base.served and base.user != 0:
+            raise EnvironmentFailed(
+                f"{reference} has no user with uid and gid {UID}, with which replicas run, and the build cannot make "
+                f"one as user {base.user}. Add one to the image (RUN groupadd -g {UID} domino && useradd -u {UID} -g "
+                f"{UID} -m domino), or end its Dockerfile with USER root."
+            )
+        return base
+
+    def packages(
+        self, base: Base, lock: str, lay_out: Callable[[Path], None], log: Callable[[str], None], *, own: bool
+    ) -> str:
+        """Return the image with a lock's packages on an environment; built where there is none yet.
+
+        Parameters
+        ----------
+        lock : str
+            Decides the tag, with the environment.
+        lay_out : callable
+            Installs the lock into an empty folder, as ``pip install --target`` does.
+        own : bool
+            Whether the environment's own packages can be imported too, behind the lock's.
+        """
+        recipe = dockerfile("packages")
+        tag = f"{_PACKAGES}:{_digest(_FORMAT, base.id, base.python, lock, recipe, str(own))}"
+        if self._engine.image(tag) is None:
+            with self._home.lock(f"image-{tag.rpartition(':')[2]}"), tempfile.TemporaryDirectory() as folder:
+                if self._engine.image(tag) is None:
+                    lay_out(Path(folder))
+                    made = virtual_environment(base, Path(folder), own=own)
+                    self._build(
+                        tag, [Entry("Dockerfile", content=recipe.encode()), *made], {"ENVIRONMENT": base.id}, log
+                    )
+        return tag
+
+    def endpoint(
+        self, packages: str, contents: Sequence[Entry], decides: str, working: str, log: Callable[[str], None]
+    ) -> str:
+        """Return the image of a version; built where there is none yet.
+
+        Parameters
+        ----------
+        packages : str
+            What it is built on.
+        contents : sequence of Entry
+            The context, without its Dockerfile.
+        decides : str
+            Digest of what `contents` hold.
+        working : str
+            Folder of the project or model in the image.
+        """
+        recipe = dockerfile("endpoint")
+        tag = f"{_ENDPOINT}:{_digest(_FORMAT, packages, decides, working, recipe)}"
+        if self._engine.image(tag) is None:
+            files = [Entry("Dockerfile", content=recipe.encode()), *contents]
+            self._build(tag, files, {"PACKAGES": packages, "WORKING_DIR": working}, log)
+        return tag
+
+    def _build(
+        self, tag: str, files: Sequence[Entry], arguments: Mapping[str, str], log: Callable[[str], None]
+    ) -> None:
+        log(f"building {tag} …")
+        with tempfile.TemporaryFile() as archive:
+            context(files, archive)
+            archive.seek(0)
+            self._engine.build(archive, tag, arguments=arguments, log=log)
+
+    def _probed(self, reference: str) -> dict[str, object]:
+        for program in ("python3", "python", "/usr/local/bin/python3", "/opt/conda/bin/python"):
+            try:
+                printed = self._engine.run(reference, [program, "-c", _PROBE])
+                seen: dict[str, object] = json.loads(printed.splitlines()[-1])
+                return seen
+            except Failed as error:
+                if "executable file not found" not in str(error) and "no such file" not in str(error):
+                    raise EnvironmentFailed(f"{reference}: its Python does not run.", log_tail=str(error)) from error
+            except (ValueError, IndexError) as error:
+                raise EnvironmentFailed(f"{reference}: its {program} is no Python that answers.") from error
+        raise EnvironmentFailed(f"{reference} has no Python: put python3 (3.8 or later) on the image's PATH.")
+
+
+def image_named(environment: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Part the setting `environment` into an image's name, which may be empty, and requirements."""
+    images = [item for item in environment if _IMAGE.fullmatch(item) and not item.endswith(_FILES)]
+    if len(images) > 1:
+        raise EnvironmentFailed(f"environment: one image is wanted, not {len(images)}: {', '.join(images)}.")
+    return (images[0] if images else "", tuple(item for item in environment if item not in images))
+
+
+def dockerfile(name: str) -> str:
+    """Return one of the Dockerfiles: data of the wheel, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parent
+    shipped = package / "_dockerfiles"
+    folder = shipped if shipped.is_dir() else package.parent / "dockerfiles"
+    return (folder / name / "Dockerfile").read_text("utf-8")
+
+
+def virtual_environment(base: Base, packages: Path, *, own: bool) -> list[Entry]:
+    """Return a virtual environment of an image's interpreter, as the members ``packages/…`` of a context.
+
+    Parameters
+    ----------
+    packages : Path
+        As ``pip install --target`` leaves it.
+    own : bool
+        As for `Images.packages`.
+    """
+    settings = {
+        "home": os.path.dirname(base.python),
+        "include-system-site-packages": "true" if own else "false",
+        "version": base.version,
+    }
+    text = "".join(f"{key} = {value}\n" for key, value in settings.items())
+    made = [
+        Entry("packages/pyvenv.cfg", content=text.encode()),
+        Entry("packages/bin/python", link=base.python),
+        Entry("packages/bin/python3", link="python"),
+        Entry(f"packages/bin/python{base.minor}", link="python"),
+    ]
+    site = f"packages/lib/python{base.minor}/site-packages"
+    for entry in entries(packages, site):
+        name = entry.name[len(site) + 1 :]
+        if name in (".lock",) or name.endswith("/uv_cache.json"):
+            continue
+        if name.startswith("bin/"):
+            made.append(_script(entry, f"packages/{name}"))
+        else:
+            made.append(entry)
+    return made
+
+
+def _script(entry: Entry, name: str) -> Entry:
+    """Have a script run under the image's interpreter instead of this machine's."""
+    content = entry.path.read_bytes() if entry.path else entry.content
+    first, newline, rest = content.partition(b"\n")
+    if first.startswith(b"#!") and b"python" in first:
+        content = f"#!{PYTHON}".encode() + newline + rest
+    return Entry(name, content=content, link=entry.link, program=True)
+
+
+def entries(root: Path, into: str) -> Iterator[Entry]:
+    """Yield what a folder holds, as members of a context below `into`; byte code of this machine stays here."""
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        for name in sorted([*files, *(n for n in folders if os.path.islink(os.path.join(folder, n)))]):
+            path = Path(folder) / name
+            member = f"{into}/{path.relative_to(root)}"
+            if path.is_symlink():
+                yield Entry(member, link=os.readlink(path))
+            else:
+                yield Entry(member, path=path, program=bool(path.stat().st_mode & stat.S_IXUSR))
+
+
+def context(members: Sequence[Entry], archive: IO[bytes]) -> str:
+    """Write a context as a tar archive: the same members give the same bytes. Return their SHA-256."""
+    folders = sorted({str(parent) for m in members for parent in Path(m.name).parents if str(parent) != "."})
+    named = {m.name: m for m in members}
+    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name in sorted({*folders, *named}):
+            _add(tar, named.get(name), name)
+    archive.seek(0)
+    digest = hashlib.sha256()
+    while block := archive.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _add(tar: tarfile.TarFile, member: Entry | None, name: str) -> None:
+    info = tarfile.TarInfo(name)
+    if member is None:
+        info.type, info.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(info)
+    elif member.link:
+        info.type, info.linkname, info.mode = tarfile.SYMTYPE, member.link, 0o777
+        tar.addfile(info)
+    else:
+        info.mode = 0o755 if member.program else 0o644
+        if member.path is None:
+            info.size = len(member.content)
+            tar.addfile(info, io.BytesIO(member.content))
+        else:
+            with member.path.open("rb") as file:
+                info.size = os.fstat(file.fileno()).st_size
+                tar.addfile(info, file)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:24]
