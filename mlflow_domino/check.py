@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -69,6 +69,7 @@ def findings(home: Home, declaration: Declaration) -> Iterator[Finding]:
         _pythons,
         _programs,
         lambda: _home(home),
+        lambda: _engine(declaration),
         lambda: _gateway(home, declaration),
         _limits,
     )
@@ -100,6 +101,17 @@ def _programs() -> Iterator[Finding]:
         "Git", Verdict.OK if git else Verdict.WARNING, said.removeprefix("git version "),
         "" if git else "needed for -m git+https://… only: apt install git, dnf install git",
     )  # fmt: skip
+
+
+def _engine(declaration: Declaration) -> Iterator[Finding]:
+    if declaration.kind != "docker":
+        return
+    from mlflow_domino.engine import Engine
+
+    try:
+        yield Finding("Docker", Verdict.OK, Engine().check())
+    except DominoError as error:
+        yield Finding("Docker", Verdict.MISSING, error.message, "start Docker, or set DOCKER_HOST")
 
 
 def _program(what: str, find: Callable[[], str], pattern: str, way_out: str) -> Finding:
@@ -201,13 +213,13 @@ def _gateway(home: Home, declaration: Declaration) -> Iterator[Finding]:
     from mlflow_domino.data_planes.supervisor import Supervisor
 
     where = f"{declaration.address}:{declaration.port}"
-    if Supervisor(home).alive():
+    if Supervisor(replace(home, plane=declaration.name)).alive():
         yield Finding("Gateway", Verdict.OK, f"runs at {declaration.base_url}")
     else:
         trouble = _cannot_listen(declaration)
         yield Finding(
             "Gateway", Verdict.MISSING if trouble else Verdict.OK, trouble or f"{where} is free",
-            f"set another port under [data_planes.local] in {home.config}" if trouble else "",
+            f"set another port under [data_planes.{declaration.name}] in {home.config}" if trouble else "",
         )  # fmt: skip
     if declaration.exposed and not declaration.tls_certificate:
         yield Finding(

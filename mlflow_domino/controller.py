@@ -15,6 +15,7 @@ from mlflow_domino.access import Access
 from mlflow_domino.config import Secrets, Settings, parse
 from mlflow_domino.data_planes.base import DataPlane, Log
 from mlflow_domino.data_planes.declaration import declared
+from mlflow_domino.data_planes.kinds import plane_of
 from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, InvalidInput, NotFound, Refused
 from mlflow_domino.home import Home
 from mlflow_domino.models import Endpoint, Operation, Status, Target, Token, Version, new_id
@@ -60,12 +61,10 @@ class Controller:
         cls, target_uri: str = "domino", *, home: Home | None = None, say: Log = _quiet, recover: bool = True
     ) -> Controller:
         """Return the controller of the data plane that a target URI names; finishes or undoes what was interrupted."""
-        from mlflow_domino.data_planes.local import LocalDataPlane  # the only kind that this release runs
-
         home = home or Home.find()
         home.ensure()
-        declaration = declared(target_uri, home)
-        return cls(home, LocalDataPlane(home, declaration), SqliteRecords(home.database), say, recover=recover)
+        plane = plane_of(home, declared(target_uri, home))
+        return cls(home, plane, SqliteRecords(home.database), say, recover=recover)
 
     # ---- endpoints and versions ----------------------------------------------------------------------------------
 
@@ -379,7 +378,10 @@ class Controller:
 
     def _recover(self) -> None:
         """Finish or undo what a killed process left half-way, and say so."""
+        elsewhere = {e.id for e in self.records.endpoints() if e.data_plane != self.plane.name}
         for operation in self.records.operations():
+            if operation.endpoint_id in elsewhere:
+                continue
             with contextlib.suppress(Conflict), self.home.lock(operation.endpoint_id, wait=False):
                 if operation.endpoint_id not in {o.endpoint_id for o in self.records.operations()}:
                     continue
@@ -388,7 +390,7 @@ class Controller:
 
     def _settle_interrupted(self, operation: Operation) -> None:
         endpoint = next((e for e in self.records.endpoints() if e.id == operation.endpoint_id), None)
-        if endpoint is None or endpoint.data_plane != self.plane.name:
+        if endpoint is None:
             return
         what = f"`{operation.verb}` of {endpoint.name!r} was interrupted (process {operation.pid})"
         self.plane.up(self._rollout.world())

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -40,20 +41,17 @@ class Engine:
             environment = dict(os.environ)
             if host and not environment.get("DOCKER_HOST"):
                 environment["DOCKER_HOST"] = host
-            return docker.DockerClient.from_env(environment=environment, version="auto", timeout=_TIMEOUT_S).api
+            api = docker.DockerClient.from_env(environment=environment, version="auto", timeout=_TIMEOUT_S).api
         except docker.errors.DockerException as error:
             raise Unavailable(
                 f"No container engine answers at {named or 'its usual socket'}: {_plain(error)}. Start Docker, or set "
                 "DOCKER_HOST; membership in the group `docker` is needed."
             ) from error
+        weakref.finalize(self, api.close)
+        return api
 
-    def close(self) -> None:
-        if "_api" in self.__dict__:
-            self._api.close()
-            del self.__dict__["_api"]
-
-    def check(self) -> None:
-        """Return when the engine answers.
+    def check(self) -> str:
+        """Return the engine's name and version, when it answers.
 
         Raises
         ------
@@ -61,7 +59,8 @@ class Engine:
             After some seconds at most.
         """
         with self._errors("asked whether it is there"):
-            self._api.ping()
+            said = self._api.version()
+            return f"{(said.get('Platform') or {}).get('Name') or 'Docker'} {said.get('Version')}"
 
     # ---- images ----------------------------------------------------------------------------------------------------
 

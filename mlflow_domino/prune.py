@@ -63,7 +63,7 @@ def plan(controller: Controller, *, keep: int | None = None, older_than_s: float
     before_s = time.time() - older_than_s
     endpoints = {e.id: e for e in controller.records.endpoints()}
     versions = controller.records.versions()
-    surplus = {v.id: v for e in endpoints.values() for v in _surplus(controller, e, keep)}
+    surplus = {v.id: v for e in endpoints.values() if _here(controller, e) for v in _surplus(controller, e, keep)}
     kept = [v for v in versions if v.id not in surplus]
     items = [_version_item(controller, endpoints[v.endpoint_id], v) for v in surplus.values()]
     if not controller.records.operations():  # what is being built has no record yet
@@ -97,6 +97,10 @@ def readable(size: int) -> str:
             break
         amount /= 1024
     return f"{amount:.0f} {unit}" if amount >= 10 or unit == "B" else f"{amount:.1f} {unit}"
+
+
+def _here(controller: Controller, endpoint: Endpoint) -> bool:
+    return endpoint.data_plane == controller.plane.name
 
 
 def _needed(endpoint: Endpoint, version: Version) -> bool:

@@ -21,7 +21,9 @@ else:
 
 __all__ = ["Declaration", "declared"]
 
-_KINDS = ("local",)
+_KINDS = ("local", "docker")
+#: Of the gateways, so that they run side by side on one machine.
+_PORTS = {"local": 8420, "docker": 8421}
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,12 @@ def declared(target_uri: str, home: Home) -> Declaration:
     tables = _tables(home.config)
     if name in tables:
         return _checked(name, tables[name], home.config)
-    if name in ("docker", "kubernetes"):
-        raise Unsupported(f"This release runs the local data plane only, not {name}; use `-t domino`.")
-    if name != "local":
-        known = ", ".join(sorted({"local", *tables}))
+    if name == "kubernetes":
+        raise Unsupported("This release has no Kubernetes data plane; use `-t domino` or `-t domino:/docker`.")
+    if name not in _KINDS:
+        known = ", ".join(sorted({*_KINDS, *tables}))
         raise NotFound(f"No data plane {name!r} is declared in {home.config}; there are: {known}.")
-    return Declaration()
+    return Declaration(name, kind=name, port=_PORTS[name])
 
 
 def _tables(path: Path) -> Mapping[str, Any]:
@@ -115,7 +117,8 @@ def _checked(name: str, table: Mapping[str, Any], path: Path) -> Declaration:
         wanted, right = _RULES[key]
         if not right(value):
             raise InvalidInput(f"{where} {key} = {value!r}: {wanted} is wanted.")
-    plane = Declaration(name=name, **table)
+    kind = table.get("kind", name if name in _KINDS else "local")
+    plane = Declaration(**{"port": _PORTS[kind], **table, "name": name, "kind": kind})
     if plane.kind == "local" and name != "local":
         raise InvalidInput(f"{where} a home has one local data plane, [data_planes.local].")
     if bool(plane.tls_certificate) != bool(plane.tls_key):

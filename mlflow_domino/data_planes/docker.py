@@ -73,17 +73,18 @@ class DockerDataPlane(MachineDataPlane):
 
     def up(self, world: World) -> bool:
         self.engine.check()
+        self.home.ensure()
         return super().up(world)
 
     def clear(self, world: World) -> None:
         super().clear(world)
         wanted = {v.id for v in world.versions if v.target is Target.RUNNING}
-        for container in self._containers() if world.endpoints else ():
+        for container in self.containers() if world.endpoints else ():
             if container["Labels"][_VERSION] not in wanted:
                 self.engine.remove(container["Id"])
 
     def end_all(self) -> None:
-        for container in self._containers():
+        for container in self.containers():
             self.engine.remove(container["Id"])
 
     def render(self, world: World, endpoint: Endpoint, version: Version, secrets: Secrets) -> dict[str, str]:
@@ -106,7 +107,7 @@ class DockerDataPlane(MachineDataPlane):
             return self._build(version, folder, secrets, both)
 
     def start(self, endpoint: Endpoint, version: Version) -> None:
-        there = {int(c["Labels"][_REPLICA]): c for c in self._containers(version)}
+        there = {int(c["Labels"][_REPLICA]): c for c in self.containers(version)}
         for number, container in there.items():
             if number >= version.replicas or container["State"] in _ENDED:
                 self.engine.remove(container["Id"])
@@ -115,7 +116,7 @@ class DockerDataPlane(MachineDataPlane):
                 self._run(endpoint, version, number)
 
     def stop(self, version: Version) -> None:
-        for container in self._containers(version):
+        for container in self.containers(version):
             self.engine.remove(container["Id"])
         shutil.rmtree(self.home.version(version.id) / "replicas", ignore_errors=True)
 
@@ -125,7 +126,7 @@ class DockerDataPlane(MachineDataPlane):
         super().discard(version)
 
     def addresses(self, version: Version) -> tuple[str, ...]:
-        ports = {int(c["Labels"][_REPLICA]): c["Labels"][_PUBLISHED] for c in self._containers(version)}
+        ports = {int(c["Labels"][_REPLICA]): c["Labels"][_PUBLISHED] for c in self.containers(version)}
         # Nobody listens on the lowest ports: what has no container counts as dead, until it has one again.
         return tuple(f"127.0.0.1:{ports.get(n, n + 1)}" for n in range(version.replicas))
 
@@ -145,7 +146,8 @@ class DockerDataPlane(MachineDataPlane):
         """Which home's data plane a container belongs to."""
         return hashlib.sha256(os.fsencode(f"{self.home.root}\0{self.name}")).hexdigest()[:16]
 
-    def _containers(self, version: Version | None = None) -> list[dict[str, Any]]:
+    def containers(self, version: Version | None = None) -> list[dict[str, Any]]:
+        """Return this data plane's containers, running or not, in Docker's short form; all, or a version's."""
         labels = {_HOME: self._label}
         if version is not None:
             labels[_VERSION] = version.id

@@ -1,0 +1,20 @@
+"""The kinds of data planes, each imported when it is used."""
+
+from __future__ import annotations
+
+from mlflow_domino.data_planes.base import DataPlane
+from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.home import Home
+
+__all__ = ["plane_of"]
+
+
+def plane_of(home: Home, declaration: Declaration) -> DataPlane:
+    """Return the data plane that is declared."""
+    if declaration.kind == "docker":
+        from mlflow_domino.data_planes.docker import DockerDataPlane
+
+        return DockerDataPlane(home, declaration)
+    from mlflow_domino.data_planes.local import LocalDataPlane
+
+    return LocalDataPlane(home, declaration)
