@@ -11,6 +11,8 @@ import abc
 import contextlib
 import dataclasses
 import json
+import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,9 @@ __all__ = ["SCHEMA_VERSION", "Records", "SqliteRecords"]
 
 #: Version of the tables and of the documents in them. Add a step to `MIGRATIONS` with each increase.
 SCHEMA_VERSION = 1
+
+#: How long a command waits for another one's write.
+_PATIENCE_S = 10
 
 Migration = Callable[[sa.Connection], None]
 #: How to bring records of version N to N + 1.
@@ -170,6 +175,8 @@ class SqliteRecords(Records):
         self._engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
         sa.event.listen(self._engine, "connect", _configure)
         with self._begin() as connection:
+            # Several commands may open a new file at once; and a migration is done whole, or not at all.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
             self._migrate(connection, schema_version, migrations)
         path.chmod(0o600)
 
@@ -178,6 +185,8 @@ class SqliteRecords(Records):
         found = connection.scalar(sa.select(_meta.c.value).where(_meta.c.key == "schema_version"))
         if found is None:
             connection.execute(_meta.insert().values(key="schema_version", value=str(wanted)))
+            return
+        if int(found) == wanted:
             return
         if int(found) > wanted:
             raise Unsupported(
@@ -295,9 +304,24 @@ class SqliteRecords(Records):
 def _configure(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     # FULL, because a record that was acknowledged must survive the machine; WAL, so that readers never wait.
-    for pragma in ("busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    cursor.execute(f"PRAGMA busy_timeout={_PATIENCE_S * 1000}")
+    _use_wal(cursor)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _use_wal(cursor: sqlite3.Cursor) -> None:
+    """Switch to WAL, which is the one thing that does not wait as busy_timeout says."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _document(record: Endpoint | Version) -> str:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,33 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 def test_the_file_of_records_is_closed_to_others(tmp_path: Path) -> None:
     SqliteRecords(tmp_path / "domino.db")
     assert (tmp_path / "domino.db").stat().st_mode & 0o777 == 0o600
+
+
+def opened(path: Path, together: Barrier) -> None:
+    together.wait()
+    SqliteRecords(path)
+
+
+def test_a_new_file_may_be_opened_by_several_commands_at_once(tmp_path: Path) -> None:
+    spawning = multiprocessing.get_context("spawn")
+    together = spawning.Barrier(4)
+    commands = [spawning.Process(target=opened, args=(tmp_path / "domino.db", together)) for _ in range(4)]
+    for command in commands:
+        command.start()
+    for command in commands:
+        command.join()
+    assert [command.exitcode for command in commands] == [0, 0, 0, 0]
+
+
+def test_a_migration_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "domino.db"
+    SqliteRecords(path).save_endpoint(an_endpoint())
+
+    def half(connection: sa.Connection) -> None:
+        connection.execute(sa.text("ALTER TABLE endpoints ADD COLUMN colour TEXT"))
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        SqliteRecords(path, schema_version=SCHEMA_VERSION + 1, migrations={SCHEMA_VERSION: half})
+    with SqliteRecords(path)._engine.connect() as connection:
+        assert "colour" not in {column["name"] for column in sa.inspect(connection).get_columns("endpoints")}
