@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mlflow_domino.bytecode import compile_used
 from mlflow_domino.config import Secrets, Settings
 from mlflow_domino.errors import Conflict, EnvironmentFailed
 from mlflow_domino.home import Home, read_json, write_json
@@ -79,12 +80,15 @@ class Fit:
         Full version of the interpreter.
     platform : str
         As uv names it, such as ``x86_64-manylinux_2_36``.
+    place : str
+        Folder from which they will be imported.
     model : Path or None
         As for `Environments.rebuild`.
     """
 
     python_version: str
     platform: str
+    place: str
     model: Path | None = None
 
 
@@ -220,6 +224,9 @@ class Environments:
                 "pip", "install", "--python", interpreter.path, "--target", into, "--python-version", fit.python_version,
                 "--python-platform", fit.platform, "--no-deps", "-r", file,
             )  # fmt: skip
+            if finished.code == 0:
+                used = self.path(environment_hash(lock_text))
+                compile_used(into, interpreter.path, used, place=fit.place, folder=folder)
         if finished.code != 0:
             raise EnvironmentFailed(
                 f"The packages of the lock cannot be installed for Python {fit.python_version} on {fit.platform}. What "

@@ -28,7 +28,7 @@ from mlflow_domino.errors import EnvironmentFailed, Failed
 from mlflow_domino.home import Home, read_json, write_json
 
 __all__ = [
-    "PYTHON",
+    "ENVIRONMENT",
     "UID",
     "Base",
     "Entry",
@@ -37,19 +37,20 @@ __all__ = [
     "dockerfile",
     "entries",
     "image_named",
+    "site_packages",
     "virtual_environment",
 ]
 
 #: Domino's user and group, with which replicas run.
 UID = 12574
-PYTHON = "/opt/domino/environment/bin/python"
+ENVIRONMENT = "/opt/domino/environment"
 _PACKAGES = "mlflow-domino/packages"
 _ENDPOINT = "mlflow-domino/endpoint"
 _IMAGE = re.compile(
     r"(?=[^@]*[/:@]|[^@]*@)[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
 )
 _FILES = (".whl", ".zip", ".gz", ".txt")
-_FORMAT = "1"
+_FORMAT = "2"
 
 # Runs in the environment, on Python 3.8 and later; says all that a build has to know of it.
 _PROBE = """
@@ -254,6 +255,11 @@ def dockerfile(name: str) -> str:
     return (folder / name / "Dockerfile").read_text("utf-8")
 
 
+def site_packages(base: Base) -> str:
+    """Return where packages are, in the virtual environment."""
+    return f"lib/python{base.minor}/site-packages"
+
+
 def virtual_environment(base: Base, packages: Path, *, own: bool) -> list[Entry]:
     """Return a virtual environment of an image's interpreter, as the members ``packages/…`` of a context.
 
@@ -276,8 +282,8 @@ def virtual_environment(base: Base, packages: Path, *, own: bool) -> list[Entry]
         Entry("packages/bin/python3", link="python"),
         Entry(f"packages/bin/python{base.minor}", link="python"),
     ]
-    site = f"packages/lib/python{base.minor}/site-packages"
-    for entry in entries(packages, site):
+    site = f"packages/{site_packages(base)}"
+    for entry in entries(packages, site, byte_code=True):
         name = entry.name[len(site) + 1 :]
         if name in (".lock",) or name.endswith("/uv_cache.json"):
             continue
@@ -293,14 +299,20 @@ def _script(entry: Entry, name: str) -> Entry:
     content = entry.path.read_bytes() if entry.path else entry.content
     first, newline, rest = content.partition(b"\n")
     if first.startswith(b"#!") and b"python" in first:
-        content = f"#!{PYTHON}".encode() + newline + rest
+        content = f"#!{ENVIRONMENT}/bin/python".encode() + newline + rest
     return Entry(name, content=content, link=entry.link, program=True)
 
 
-def entries(root: Path, into: str) -> Iterator[Entry]:
-    """Yield what a folder holds, as members of a context below `into`; byte code of this machine stays here."""
+def entries(root: Path, into: str, *, byte_code: bool = False) -> Iterator[Entry]:
+    """Yield what a folder holds, as members of a context below `into`.
+
+    Parameters
+    ----------
+    byte_code : bool
+        Whether byte code goes with it; what Python keeps on this machine is none for an image.
+    """
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        folders[:] = sorted(name for name in folders if byte_code or name != "__pycache__")
         for name in sorted([*files, *(n for n in folders if os.path.islink(os.path.join(folder, n)))]):
             path = Path(folder) / name
             member = f"{into}/{path.relative_to(root)}"

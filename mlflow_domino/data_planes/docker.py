@@ -31,7 +31,7 @@ from mlflow_domino.data_planes.replica import ReplicaState
 from mlflow_domino.engine import Engine
 from mlflow_domino.errors import DominoError, Failed, NotFound, Unavailable
 from mlflow_domino.home import Home, read_json, write_text
-from mlflow_domino.image import UID, Entry, Images, dockerfile, entries, image_named
+from mlflow_domino.image import ENVIRONMENT, UID, Entry, Images, dockerfile, entries, image_named, site_packages
 from mlflow_domino.models import Artifact, Endpoint, Target, Token, Version
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class DockerDataPlane(MachineDataPlane):
         base = self.images.base(named or self._default_environment(version, model), log)
         settings = replace(version.settings, environment=requirements, python_version=base.minor)
         built = self._environments.build(model, settings, secrets, log)
-        fit = Fit(base.version, base.platform, model)
+        fit = Fit(base.version, base.platform, f"{ENVIRONMENT}/{site_packages(base)}", model)
 
         def lay_out(into: Path) -> None:
             self._environments.lay_out(built.lock_text, settings, secrets, log, into=into, fit=fit)
@@ -309,7 +309,7 @@ class Launch:
         return cls(host, options)
 
 
-_COMMAND = ("/opt/domino/environment/bin/python", "-I", f"/opt/domino/harness/{HARNESS_PACKAGE}/launch.py")
+_COMMAND = (f"{ENVIRONMENT}/bin/python", "-I", f"/opt/domino/harness/{HARNESS_PACKAGE}/launch.py")
 
 
 def _state(number: int, container: Mapping[str, Any], said: Mapping[str, Any]) -> ReplicaState:

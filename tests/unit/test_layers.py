@@ -18,7 +18,7 @@ LAYERS = (
     ("controller",),
     ("rollout", "access", "views"),
     ("data_planes",),
-    ("source", "registry", "project", "script", "git", "environment", "lean", "lock", "resolver", "indexes",
+    ("source", "registry", "project", "script", "git", "environment", "bytecode", "lean", "lock", "resolver", "indexes",
      "requirements", "interpreter", "image", "engine", "store", "gateway", "logs", "secret", "ignore", "tree"),
     ("models",),
     ("config", "home"),
