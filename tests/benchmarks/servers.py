@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from mlflow_domino.home import Home
 from tests.benchmarks.generator import Target, load
 from tests.benchmarks.models import Model
 from tests.conftest import free_port, processes_of
+from tests.replica import UnixConnection
 
 __all__ = ["PEERS", "Domino", "Side", "domino"]
 
@@ -81,26 +84,35 @@ class Domino:
 
     def deploy(self, name: str, model: Model, **settings: Any) -> tuple[Side, Side]:
         """Return the replica itself, on its socket, and the same through the gateway."""
-        view, token = self.controller.create(name, str(model.path), settings)
+        replica = self.deploy_path(name, model.path, **settings)
+        replica = dataclasses.replace(replica, body=model.domino(), holds=b'"result":[%d]' % model.answer)
+        url = urllib.parse.urlsplit(self.controller.endpoint(name).url)
+        gateway = Target((url.hostname or "", url.port or 80), url.path, replica.target.headers)
+        return replica, dataclasses.replace(replica, target=gateway, processes=lambda: processes_of(self.home))
+
+    def deploy_path(self, name: str, path: Path, **settings: Any) -> Side:
+        """Return the replica of a model that the caller knows."""
+        view, token = self.controller.create(name, str(path), settings)
         version = view.endpoint.latest
         assert version is not None
         basic = base64.b64encode(f"{token}:{token}".encode()).decode()
         headers = {"Authorization": f"Basic {basic}"}
-        _scheme, _, rest = view.url.partition("://")
-        place, _, path = rest.partition("/")
-        host, _, port = place.partition(":")
-        body, holds = model.domino(), b'"result":[%d]' % model.answer
         replica = Target(str(self.home.run / "s" / f"{version}-0"), "/model", headers, closes=True)
-        gateway = Target((host, int(port)), "/" + path, headers)
-        return (
-            Side(replica, body, holds, lambda: self.replica(version)),
-            Side(gateway, body, holds, lambda: processes_of(self.home)),
-        )
+        return Side(replica, None, b"", lambda: self.replica(version))
 
     def replica(self, version: str) -> list[psutil.Process]:
         """Return uWSGI's master and its workers."""
         status = self.home.version(version) / "replicas" / "0" / "status.json"
         return _family(json.loads(status.read_text())["pid"])
+
+    def metrics(self, side: Side) -> dict[str, float]:
+        """Return a replica's own metrics, by name and labels."""
+        assert isinstance(side.target.address, str)
+        connection = UnixConnection(side.target.address, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("GET", "/metrics", headers=dict(side.target.headers))
+            lines = connection.getresponse().read().decode().splitlines()
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
     def end(self) -> None:
         for view in self.controller.endpoints():
