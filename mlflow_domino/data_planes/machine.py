@@ -16,7 +16,7 @@ from mlflow_domino.data_planes.base import DataPlane, Observation, World
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.gateway import LocalGateway
 from mlflow_domino.data_planes.supervisor import Supervisor, wait_until
-from mlflow_domino.errors import Unavailable
+from mlflow_domino.errors import GatewayFailed, Unavailable
 from mlflow_domino.home import Home, write_json, write_text
 from mlflow_domino.models import Endpoint, Status, Target, Token, Version
 
@@ -24,6 +24,8 @@ __all__ = ["HARNESS_PACKAGE", "MachineDataPlane", "harness_files", "harness_sett
 
 _TAIL_LINES = 30
 _ACKNOWLEDGE_S = 10.0
+_LOOK_S = 0.01
+_IDLE_LOOKS = 20
 HARNESS_PACKAGE = "_mlflow_domino_harness"
 
 
@@ -109,12 +111,24 @@ class MachineDataPlane(DataPlane):
     def drain(self, version: Version, timeout_s: float, *, replicas: Sequence[int] | None = None) -> bool:
         folders = [self.replica_folder(version, n) for n in (range(version.replicas) if replicas is None else replicas)]
 
-        def idle() -> bool:
-            if replicas is None and self.gateway.active(version.id):
-                return False
-            return not any(map(replica.in_flight, folders))
+        # Of a whole version Envoy tells what still waits at a replica; of some replicas only that they have been idle
+        # for longer than the pause between two requests of a queue.
+        wanted = 1 if replicas is None else _IDLE_LOOKS
+        looks = 0
 
-        return not self.supervisor.alive() or wait_until(idle, timeout_s, every_s=0.01)
+        def idle() -> bool:
+            nonlocal looks
+            busy = any(map(replica.in_flight, folders)) or (replicas is None and self._is_called(version))
+            looks = 0 if busy else looks + 1
+            return looks >= wanted
+
+        return not self.supervisor.alive() or wait_until(idle, timeout_s, every_s=_LOOK_S)
+
+    def _is_called(self, version: Version) -> bool:
+        try:
+            return self.gateway.active(version.id) > 0
+        except GatewayFailed:
+            return True  # an Envoy that was killed is back in a moment
 
     def put_tokens(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version]) -> None:
         content = self.write_tokens(endpoint, tokens)
