@@ -173,9 +173,9 @@ class Supervisor:
 
     def _write(self, envoy: Sequence[str]) -> None:
         run = str(self._run)
-        if not re.fullmatch(r"[\w/.,+@=:~ -]+", run + sys.executable):
+        if not re.fullmatch(r"[\w/.,+@=:~ -]+", "".join([run, sys.executable, *envoy])):
             raise InvalidInput(
-                f"{run} (or {sys.executable}) has characters that uWSGI would interpret; set MLFLOW_DOMINO_HOME to a "
+                f"{self._home.root} (or {sys.executable}) has characters that uWSGI would interpret; set MLFLOW_DOMINO_HOME to a "
                 "folder whose path has letters, digits and _ / . , + @ = : ~ - only."
             )
         wrapper = Path(__file__).with_name("wrapper.py")
@@ -213,10 +213,18 @@ class Supervisor:
         return None
 
     def _is_master(self, process: psutil.Process) -> bool:
-        if process.status() == psutil.STATUS_ZOMBIE or str(self._ini) not in process.cmdline():
+        if (
+            process.uids().real != os.getuid()
+            or process.status() == psutil.STATUS_ZOMBIE
+            or not self._was_started(process)
+        ):
             return False
         parent = process.parent()
-        return parent is None or str(self._ini) not in parent.cmdline()
+        return parent is None or not self._was_started(parent)
+
+    def _was_started(self, process: psutil.Process) -> bool:
+        """Whether a process has the arguments of our uWSGI; an editor of its file has not."""
+        return process.cmdline()[-2:] == ["--ini", str(self._ini)]
 
     def _family(self, name: str) -> Iterator[psutil.Process]:
         pid = self.pids().get(name)
