@@ -177,6 +177,8 @@ def _mlflow_errors() -> Iterator[None]:
     try:
         yield
     except DominoError as error:
+        if _in_mlflow_cli():  # which would show MLflow's exception as a traceback, and click's as a message
+            raise click.ClickException(str(error)) from error
         raise MlflowException(str(error), error_code=ErrorCode.Value(error.code)) from error
 
 

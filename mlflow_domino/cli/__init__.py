@@ -10,13 +10,10 @@ from typing import Any
 import click
 
 from mlflow_domino import __version__
-from mlflow_domino.cli.output import report
+from mlflow_domino.cli.output import INTERRUPTED, report
 from mlflow_domino.errors import DominoError
 
 __all__ = ["cli", "main"]
-
-#: What a shell reports of a program that Ctrl-C ended.
-_INTERRUPTED = 130
 
 
 class _Root(click.Group):
@@ -55,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result: Any = cli.main(args=arguments, prog_name="mlflow-domino", standalone_mode=False)
         sys.stdout.flush()
     except click.Abort:
-        return _INTERRUPTED
+        click.echo("Interrupted; `mlflow-domino status` tells what runs.", err=True)
+        return INTERRUPTED
     except click.ClickException as error:
         error.show()
         return error.exit_code

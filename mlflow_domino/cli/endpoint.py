@@ -107,7 +107,13 @@ def versions(out: Output, endpoint: str) -> None:
     out.table(names, rows, [documents.version(v) for v in view.versions], f"{view.endpoint.name} has no version yet.")
 
 
-settings_option = click.option("-C", "--config", multiple=True, metavar="KEY=VALUE", help="A setting; may be repeated.")
+settings_option = click.option(
+    "-C",
+    "--config",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting, such as replicas=2; may be repeated. `mlflow deployments help -t domino` lists them.",
+)
 
 
 @command(endpoint, "create")
@@ -141,8 +147,11 @@ def update(out: Output, endpoint: str, model_uri: str | None, config: tuple[str,
 @endpoint_argument()
 def delete(out: Output, endpoint: str) -> None:
     """Remove an endpoint with its versions and tokens; one that is not there is no error."""
-    out.open().delete(endpoint)
-    out.answer(f"{endpoint} is gone.", {"name": endpoint, "deleted": True})
+    controller = out.open()
+    known = any(endpoint in (e.name, e.id) for e in controller.records.endpoints())
+    controller.delete(endpoint)
+    text = f"{endpoint} is gone." if known else f"There was no endpoint {endpoint!r}."
+    out.answer(text, {"name": endpoint, "deleted": known})
 
 
 @command(endpoint, "start")

@@ -40,7 +40,7 @@ def _up(root: click.Group, name: str) -> None:
                 unit.start(controller.home)
         started = controller.up()
         if not no_wait:
-            _await_endpoints(controller)
+            _await_endpoints(controller, out)
         state = "is up" if started else "was up already"
         out.answer(
             f"The data plane {controller.plane.name} {state}, at {controller.plane.url()}.",
@@ -48,16 +48,19 @@ def _up(root: click.Group, name: str) -> None:
         )
 
 
-def _await_endpoints(controller: Controller) -> None:
+def _await_endpoints(controller: Controller, out: Output) -> None:
     """Wait until nothing starts any more, each endpoint as long as its own settings let it."""
     from mlflow_domino.models import Status
 
-    began = time.monotonic()
+    began, said = time.monotonic(), False
     while True:
         starting = [v for v in controller.endpoints() if v.status in (Status.STARTING, Status.UNREACHABLE)]
         limit = max((v.endpoint.settings.start_timeout_s for v in starting), default=0.0)
         if not starting or time.monotonic() - began > limit:
             return
+        if not said:
+            out.say(f"starting {', '.join(v.endpoint.name for v in starting)} …")
+            said = True
         time.sleep(_POLL_S)
 
 
@@ -71,6 +74,8 @@ def _down(root: click.Group, name: str) -> None:
         controller = out.open(recover=False)
         if disable and not unit.disable(controller.home):
             out.say("There is no unit to remove.")
+        if controller.plane.alive():
+            out.say("finishing the requests in flight, ending the replicas …")
         controller.down()
         out.answer(
             f"The data plane {controller.plane.name} is down.", {"data_plane": controller.plane.name, "down": True}
@@ -154,7 +159,8 @@ def _prune(root: click.Group, name: str) -> None:
         out.table(("KIND", "NAME", "SIZE", "WHY"), rows, documents, "There is nothing to remove.")
         if plan and not out.as_json:
             total = pruning.readable(sum(item.size for item in plan))
-            click.echo(f"\n{total} {'removed' if yes else 'can be removed: mlflow-domino prune --yes'}")
+            again = f"mlflow-domino prune --yes{f' --keep {keep}' if keep else ''} --older-than {older_than}"
+            click.echo(f"\n{total} {'removed' if yes else f'can be removed: {again}'}")
 
 
 _COMMANDS = {"up": _up, "down": _down, "status": _status, "check": _check, "render": _render, "prune": _prune}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlflow_domino.cli.output import Output, command, endpoint_argument
+from mlflow_domino.cli.output import INTERRUPTED, Output, command, endpoint_argument
 from mlflow_domino.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -97,7 +97,11 @@ class _Logs:
         version = self._version()
         secrets = secret.load(self.controller.home.version(version.id) / "secrets.json").variables.values()
         if follow:
-            self._show(logs.follow(self._latest_paths(), since_ms=since_ms or 0, last=last, values=secrets, wait=_wait))
+            news = logs.follow(self._latest_paths(), since_ms=since_ms or 0, last=last, values=secrets, wait=_wait)
+            try:
+                self._show(news)
+            except KeyboardInterrupt:  # the way to end it: nothing to be told
+                raise click.exceptions.Exit(INTERRUPTED) from None
             return
         paths = self._paths(version)
         if not any(path.exists() for path in paths):

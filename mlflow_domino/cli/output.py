@@ -18,7 +18,10 @@ from mlflow_domino.errors import DominoError
 if TYPE_CHECKING:
     from mlflow_domino.controller import Controller
 
-__all__ = ["Output", "command", "endpoint_argument", "report"]
+__all__ = ["INTERRUPTED", "Output", "command", "endpoint_argument", "report"]
+
+#: What a shell reports of a program that Ctrl-C ended.
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

@@ -372,3 +372,23 @@ def test_what_could_steer_a_terminal_is_replaced():
 
 def test_pairs_leave_out_what_has_no_value_and_indent_lines():
     assert pairs([("A", "1"), ("Nothing", None), ("Long", "x\ny")]) == "A     1\nLong  x\n      y"
+
+
+def test_deleting_what_is_not_there_is_no_error_and_said(run):
+    assert run("endpoint", "delete", "absent") == (0, "There was no endpoint 'absent'.\n", "")
+    assert json.loads(run("endpoint", "delete", "absent", "--json")[1]) == {"name": "absent", "deleted": False}
+
+
+def test_the_hint_of_prune_repeats_what_was_asked(run, controller, iris):
+    add_version(controller, "iris")
+    code, out, _ = run("prune", "--keep", "1", "--older-than", "2h")
+    assert code == 0
+    assert out.endswith("can be removed: mlflow-domino prune --yes --keep 1 --older-than 2h\n")
+
+
+def test_mlflows_own_command_shows_a_message_in_place_of_a_traceback(home):
+    argv = [sys.executable, "-m", "mlflow", "deployments", "get", "-t", "domino", "--name", "absent"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Error: There is no endpoint 'absent'" in done.stderr
+    assert "Traceback" not in done.stderr
