@@ -124,6 +124,15 @@ def option(default: Any, parser: Parser, help: str) -> Any:  # noqa: A002 - the 
     return field(default=default, metadata={"parser": parser, "help": help})
 
 
+def _links(value: Any) -> tuple[str, ...]:
+    found: tuple[str, ...] = listing(r"[^\x00-\x1f]{1,2048}", "folders or URLs")(value)
+    if any(re.search(r"://(?!(\$\{[A-Z0-9_]+\}:?)+@)[^/\s]*@", link) for link in found):  # settings are shown
+        raise ValueError("write ${NAME} in place of user and password, and set it with -C env.NAME=USER:PASSWORD")
+    return found
+
+
+_links.__doc__ = "list of folders or URLs"
+
 _LINE = text(r"[^\x00]{0,4096}", "text of at most 4096 characters")
 _RELATIVE = text(r"(?!/)(?!.*(^|/)\.\.(/|$))[^\x00-\x1f]{1,1024}", "a path inside the project")
 _NAME = text(r"[^\W\d]\w{0,254}", "a Python name")
@@ -152,9 +161,7 @@ class Settings:
     install_harness_packages: bool = option(
         True, boolean, "add uWSGI, Flask, Six and prometheus-client where the environment lacks them"
     )
-    find_links: tuple[str, ...] = option(
-        (), listing(r"[^\x00-\x1f]{1,2048}", "folders or URLs"), "where wheels are found beside the index"
-    )
+    find_links: tuple[str, ...] = option((), _links, "where wheels are found beside the index")
     offline: bool = option(False, boolean, "use no network while building: only find_links and uv's cache")
     replicas: int = option(1, whole(1, 32), "running instances of a version")
     workers: int = option(1, whole(1, 64), "processes of a replica")
@@ -281,7 +288,7 @@ def _parse_one(key: str, value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    shown = str(value)
+    shown = re.sub(r"(?<=://)[^/\s]*@", "", str(value))
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 

@@ -91,3 +91,10 @@ def test_every_key_has_a_type_and_a_line_of_help() -> None:
     rows = describe()
     assert {"replicas", "env", "config", "request_timeout_s"} <= {row[0] for row in rows}
     assert all(kind and kind != "None" and help_ for _key, kind, _default, help_ in rows)
+
+
+def test_a_password_in_a_url_is_refused_where_it_would_be_shown() -> None:
+    with pytest.raises(InvalidInput, match=r"find_links=https://host/x: write \$\{NAME\}") as refused:
+        parse({"find_links": "https://user:hunter2@host/x"})
+    assert "hunter2" not in str(refused.value)
+    assert parse({"find_links": "https://${WHO}@host/x,/wheels"})[0].find_links == ("https://${WHO}@host/x", "/wheels")
