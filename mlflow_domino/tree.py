@@ -59,7 +59,8 @@ def copy(root: Path, into: Path, *, leaves_out: Callable[[str], bool]) -> list[s
     Raises
     ------
     InvalidInput
-        Naming what cannot be copied: a link that leaves the folder, a special file, a file that cannot be read.
+        Naming what cannot be copied: a link that leaves the folder, a special file, a file that cannot be read, a
+        folder that holds the copy itself.
     """
     into.mkdir(parents=True)
     run = _Copy(root, root.resolve(), into, leaves_out)
@@ -89,6 +90,7 @@ def _copy_folder(run: _Copy, relative: str) -> None:
         path = relative + entry.name
         if entry.is_dir(follow_symlinks=False):
             if not run.leaves_out(path + "/"):
+                _refuse_itself(run, path)
                 (run.into / path).mkdir(parents=True, exist_ok=True)
                 _copy_folder(run, path + "/")
         elif entry.is_symlink():
@@ -97,6 +99,14 @@ def _copy_folder(run: _Copy, relative: str) -> None:
             if not entry.is_file(follow_symlinks=False):
                 raise InvalidInput(f"{run.root / path} is {_kind(run.root / path)}, not a file; {_WAY_OUT}.")
             _copy_file(run, run.root / path, path)
+
+
+def _refuse_itself(run: _Copy, relative: str) -> None:
+    if run.into.resolve().is_relative_to(run.real_root / relative):
+        raise InvalidInput(
+            f"{run.root / relative} is in the folder that is copied, and holds the copy; choose a place outside of it, or "
+            f"{_WAY_OUT}."
+        )
 
 
 def _copy_link(run: _Copy, relative: str) -> None:

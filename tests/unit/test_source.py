@@ -215,6 +215,14 @@ def test_a_link_to_a_folder_that_is_left_out_is_refused(fetch, project):
         fetch(project, exclude_files=("data",))
 
 
+def test_a_copy_inside_of_what_is_copied_is_refused_unless_it_is_left_out(project):
+    inside = Fetch(project / "home" / "version")
+    with pytest.raises(InvalidInput, match="home is in the folder that is copied"):
+        inside(project)
+    inside(project, exclude_files=("home",))
+    assert inside.files() == {"model.py", "lib/helper.py", "data/raw.csv"}
+
+
 def test_an_editors_lock_which_links_to_nothing_is_passed_over(fetch, project):
     (project / ".#model.py").symlink_to("me@host.1234")
     fetch(project)
