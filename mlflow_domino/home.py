@@ -38,9 +38,9 @@ class Home:
 
     @classmethod
     def find(cls) -> Home:
-        """Return the home that the environment names, ``~/.mlflow-domino`` by default."""
-        named = os.environ.get("MLFLOW_DOMINO_HOME")
-        return cls(Path(named).expanduser().absolute() if named else Path.home() / ".mlflow-domino")
+        """Return the home that the environment names, ``~/.mlflow-domino`` by default; by its one real path."""
+        named = os.environ.get("MLFLOW_DOMINO_HOME") or "~/.mlflow-domino"
+        return cls(Path(named).expanduser().resolve())
 
     @property
     def config(self) -> Path:
@@ -132,6 +132,10 @@ class Home:
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def forget_lock(self, name: str) -> None:
+        """Remove the file of a lock that nobody will ask for again."""
+        (self.root / "locks" / name).unlink(missing_ok=True)
 
 
 def write_text(path: Path, content: str, *, mode: int = 0o600) -> None:

@@ -125,6 +125,7 @@ class Rollout:
             self._plane.discard(version)
         self._plane.forget(endpoint)
         self._records.remove_endpoint(endpoint.id)
+        self._home.forget_lock(endpoint.id)  # last: whoever takes a new one finds no endpoint
 
     def change(self, version: Version, **fields: object) -> Version:
         """Write some fields of a version's record, whatever its revision was: the endpoint's lock is ours."""

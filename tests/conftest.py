@@ -74,7 +74,7 @@ def processes_of(home: Home) -> list[psutil.Process]:
             ]
         except psutil.Error:
             continue
-        if any(str(home.root) in word or str(home.run) in word for word in words) and "pytest" not in " ".join(words):
+        if any(str(home.root) in word or str(home.run) in word for word in words):
             found.append(process)
     return found
 

@@ -168,3 +168,13 @@ def test_a_migration_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> N
         SqliteRecords(path, schema_version=SCHEMA_VERSION + 1, migrations={SCHEMA_VERSION: half})
     with SqliteRecords(path)._engine.connect() as connection:
         assert "colour" not in {column["name"] for column in sa.inspect(connection).get_columns("endpoints")}
+
+
+@pytest.mark.parametrize("damage", ["substr(document, 1, 40)", "json_remove(document, '$.settings')", "'[]'"])
+def test_a_damaged_record_is_said_with_its_file(tmp_path: Path, damage: str) -> None:
+    records = SqliteRecords(tmp_path / "domino.db")
+    records.save_endpoint(an_endpoint())
+    with records._begin() as connection:
+        connection.execute(sa.text(f"UPDATE endpoints SET document = {damage}"))
+    with pytest.raises(DominoError, match=r"domino\.db cannot be used: a record in it is damaged"):
+        records.endpoints()
