@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import urllib.parse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -104,11 +105,17 @@ def call(home: Home, view: EndpointView, body: Mapping[str, Any]) -> dict[str, A
     """
     import requests  # here: most verbs call nothing
 
+    def authorize(request: Any) -> Any:  # a header alone would yield to what ~/.netrc has for the host
+        request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    here = urllib.parse.urlsplit(view.url).hostname in ("127.0.0.1", "::1")
+    proxies = {"no_proxy": "*"} if here else None  # a proxy can neither reach this machine nor should see the token
     domino = "data" in body or "parameters" in body
     url = view.url if domino else view.url.removesuffix("model") + "invocations"
     token = token_for(home, view)
     try:
-        response = requests.post(url, json=body, headers={"Authorization": f"Bearer {token}"}, timeout=_timeout(view))
+        response = requests.post(url, json=body, auth=authorize, proxies=proxies, timeout=_timeout(view))
     except requests.RequestException as error:
         raise Unavailable(
             f"{url} does not answer ({type(error).__name__}); `mlflow-domino status` says why."
