@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -54,6 +55,7 @@ def main() -> None:
     status = Status(config.replica_dir, os.getpid(), Redaction(config.secrets))
     status.begin()
     try:
+        _check_tokens(config)
         _prepare(config)
         os.environ.update(thread_counts(config.workers, os.environ))
         os.environ["DOMINO_PYTHON"] = sys.executable
@@ -65,6 +67,18 @@ def main() -> None:
     except BaseException as error:
         status.fail(f"the replica cannot start: {type(error).__name__}: {error}")
         raise
+
+
+def _check_tokens(config: Config) -> None:
+    """Refuse to serve what nobody, or by mistake everybody, could call."""
+    if config.tokens is None and not config.token_digests and not config.open_to_all:
+        raise ValueError(
+            "no token is set: DOMINO_TOKEN_SHA256 wants the SHA-256 of a token (several between commas), or DOMINO_AUTH "
+            "the word none, which lets everybody call"
+        )
+    for digest in config.token_digests:
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError("DOMINO_TOKEN_SHA256 wants the SHA-256 of a token, 64 hexadecimal digits, not a token")
 
 
 def _prepare(config: Config) -> None:

@@ -22,7 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,7 +123,15 @@ class Environments:
         path = self.path(environment)
         return (path / _MARKER).is_file() and (path / "bin" / "python").exists()
 
-    def build(self, model: Path | None, settings: Settings, secrets: Secrets, log: Log) -> Built:
+    def build(
+        self,
+        model: Path | None,
+        settings: Settings,
+        secrets: Secrets,
+        log: Log,
+        *,
+        given: Mapping[str, str] | None = None,
+    ) -> Built:
         """Resolve and install what a version needs, or find it done.
 
         Parameters
@@ -136,6 +144,8 @@ class Environments:
             Indexes with passwords, and variables that lines refer to as ``${NAME}`` and the model may need to load.
         log : callable
             Takes each line of what uv and the model's trial say, as it comes.
+        given : mapping of str to str, or None
+            Versions of packages that are there already, as for `Recipe.of`.
 
         Raises
         ------
@@ -153,8 +163,9 @@ class Environments:
             wanted = _wanted(facts, settings)
             interpreter, notes = _interpreter(wanted, settings, uv)
             recipe = Recipe.of(
-                asked, facts, interpreter, indexes=indexes.key(), install_harness=settings.install_harness_packages
-            )
+                asked, facts, interpreter,
+                indexes=indexes.key(), install_harness=settings.install_harness_packages, given=given,
+            )  # fmt: skip
             lock, more = self._settled(recipe, uv, model, facts, settings, secrets)
             notes = (*notes, *asked.notes, *more)
             self._install(lock, interpreter, uv)

@@ -13,10 +13,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from packaging.requirements import Requirement as PackageRequirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from mlflow_domino.errors import EnvironmentFailed
 from mlflow_domino.interpreter import Interpreter
@@ -26,6 +28,7 @@ from mlflow_domino.resolver import Uv, culprits
 __all__ = ["HARNESS", "Recipe", "environment_hash", "lean_lock", "python_of", "resolve", "whole_lock"]
 
 _HARNESS = "the harness"
+_IMAGE = "the environment image"
 #: What the harness imports, and the server it runs under.
 HARNESS = (
     Requirement("pyuwsgi", "pyuwsgi>=2.0.21", _HARNESS),
@@ -52,6 +55,8 @@ class Recipe:
         Added by us; empty with ``install_harness_packages=false``.
     mlflow : Requirement or None
         The line about MLflow that the lean lock may replace; None where it must stay as it is, or there is none.
+    given : frozenset of str
+        Of the harness's packages, those that the environment image has.
     """
 
     requirements: Requirements
@@ -59,6 +64,7 @@ class Recipe:
     mlflow: Requirement | None
     interpreter: Interpreter
     indexes: str
+    given: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -69,8 +75,15 @@ class Recipe:
         *,
         indexes: str,
         install_harness: bool,
+        given: Mapping[str, str] | None = None,
     ) -> Recipe:
-        """Add what the harness needs, and MLflow where a model does not name it; `facts` is None for a project."""
+        """Add what the harness needs, and MLflow where a model does not name it; `facts` is None for a project.
+
+        Parameters
+        ----------
+        given : mapping of str to str, or None
+            Versions of what is there already and stays: it is not installed again, and what is added must go with it.
+        """
         mlflow = None
         if facts is not None:
             mlflow = requirements.named("mlflow") or requirements.named("mlflow-skinny")
@@ -81,8 +94,14 @@ class Recipe:
             if "@" in mlflow.text or "[" in mlflow.text or mlflow.hashes:
                 mlflow = None
         named = {item.name for item in requirements.items}
-        added = [need for need in HARNESS if not (need.name == "pyuwsgi" and "uwsgi" in named)]
-        return cls(requirements, tuple(added) if install_harness else (), mlflow, interpreter, indexes)
+        there = {canonicalize_name(name): version for name, version in (given or {}).items()}
+        satisfied = frozenset(need.name for need in HARNESS if _satisfied(need, there))
+        added = [
+            need for need in HARNESS if need.name not in satisfied and not (need.name == "pyuwsgi" and "uwsgi" in named)
+        ]
+        pins = [Requirement(n, f"{n}=={v}", _IMAGE) for n, v in sorted(there.items()) if n not in named and _valid(v)]
+        requirements = replace(requirements, constraints=(*requirements.constraints, *pins))
+        return cls(requirements, tuple(added) if install_harness else (), mlflow, interpreter, indexes, satisfied)
 
     def key(self) -> str:
         """Return a digest: two versions with the same recipe get the same lock on this home."""
@@ -94,6 +113,7 @@ class Recipe:
             [need.text for need in self.harness],
             [asked.prerelease, asked.build_options, asked.contents],
             [self.mlflow.text if self.mlflow else "", self.interpreter.tag, self.indexes],
+            *([sorted(self.given)] if self.given else []),
         ]
         return hashlib.sha256(json.dumps(deciding).encode()).hexdigest()[:32]
 
@@ -189,7 +209,7 @@ def _finished(recipe: Recipe, uv: Uv, asked: Requirements) -> str:
 
 def _checked(recipe: Recipe, asked: Requirements, text: str) -> str:
     pins = _pins(text)
-    present = {*pins, *(item.name for item in asked.items)}
+    present = {*pins, *(item.name for item in asked.items), *recipe.given}
     missing = [
         need.name
         for need in HARNESS
@@ -205,6 +225,21 @@ def _checked(recipe: Recipe, asked: Requirements, text: str) -> str:
     header = [_FORMAT + recipe.interpreter.tag]
     header += [f"# {path} sha256:{digest}" for path, digest in asked.contents]
     return "\n".join(header) + "\n" + _with_own_hashes(text, asked.items)
+
+
+def _satisfied(need: Requirement, there: Mapping[str, str]) -> bool:
+    """Whether what is there fits; the compiled uWSGI does for pyuwsgi."""
+    names = ("pyuwsgi", "uwsgi") if need.name == "pyuwsgi" else (need.name,)
+    specifier = PackageRequirement(need.text).specifier
+    return any(_valid(there.get(n, "")) and specifier.contains(there[n], prereleases=True) for n in names)
+
+
+def _valid(version: str) -> bool:
+    try:
+        Version(version)
+    except InvalidVersion:
+        return False
+    return True
 
 
 def _pins(text: str) -> dict[str, str]:

@@ -161,7 +161,9 @@ class DockerDataPlane(MachineDataPlane):
         named, requirements = image_named(version.settings.environment)
         base = self.images.base(named or self._default_environment(version, model), log)
         settings = replace(version.settings, environment=requirements, python_version=base.minor)
-        built = self._environments.build(model, settings, secrets, log)
+        # A model's lock is whole, and goes before what the image has; a project runs on what the image has.
+        given = base.packages if named and (model is None or not settings.install_harness_packages) else None
+        built = self._environments.build(model, settings, secrets, log, given=given)
         fit = Fit(base.version, base.platform, f"{ENVIRONMENT}/{site_packages(base)}", model)
 
         def lay_out(into: Path) -> None:

@@ -1,0 +1,173 @@
+"""Images: environments of a user's own, what is refused, and what is in a version's image."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlflow_domino.engine import Engine
+from mlflow_domino.errors import DominoError, EnvironmentFailed
+from mlflow_domino.image import Entry, context
+from tests.deployment import ECHO, Deployment
+from tests.packages import Index, make_wheel
+
+BASE = "python:3.11-slim-bookworm"
+SITE = "/usr/local/lib/python3.11/dist-packages"
+
+
+class Made:
+    """Images that a test makes, removed with it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.names: list[str] = []
+
+    def __call__(self, name: str, recipe: str, **files: str) -> str:
+        tag = f"mlflow-domino-test/{name}:1"
+        members = [Entry("Dockerfile", content=recipe.encode())]
+        members += [Entry(path.replace("__", "/"), content=text.encode()) for path, text in files.items()]
+        archive = io.BytesIO()
+        context(members, archive)
+        archive.seek(0)
+        self._engine.build(archive, tag, arguments={}, log=lambda _line: None)
+        self.names.append(tag)
+        return tag
+
+
+@pytest.fixture
+def image(engine: Engine) -> Iterator[Made]:
+    made = Made(engine)
+    yield made
+    for name in made.names:
+        engine.remove_image(name)
+
+
+def installed(*packages: str) -> str:
+    """Return lines of a Dockerfile after which packages count as installed."""
+    lines = []
+    for package in packages:
+        name, _, version = package.partition("==")
+        folder = f"{SITE}/{name}-{version}.dist-info"
+        lines.append(
+            f"RUN mkdir -p {folder} && printf 'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n' "
+            f">{folder}/METADATA"
+        )
+    return "\n".join(lines)
+
+
+def test_a_users_own_image_is_the_environment_and_its_packages_can_be_imported(
+    deployment: Deployment, image: Made, tmp_path: Path
+) -> None:
+    own = image("own", f"FROM {BASE}\nRUN echo 'VALUE = 42' >{SITE}/brought_along.py\nUSER 0")
+    code = "import brought_along, os\ndef predict():\n    return [brought_along.VALUE, os.getuid(), os.getgid(), os.getcwd()]\n"
+    project = deployment.project(tmp_path / "p", code)
+    view = deployment.create("own", project, environment=own, username="ada", project="engine")
+    assert deployment.call(view, {"data": {}}).json()["result"] == [42, 12574, 12574, "/mnt/ada/engine"]
+
+
+def test_an_image_without_the_packages_is_refused_naming_each(
+    deployment: Deployment, image: Made, tmp_path: Path
+) -> None:
+    own = image("lacking", f"FROM {BASE}\n{installed('six==1.16.0')}")
+    with pytest.raises(EnvironmentFailed, match="lacks uWSGI, Flask, Prometheus-client"):
+        deployment.create(
+            "lacking",
+            deployment.project(tmp_path / "p", ECHO, VALUE=1),
+            environment=own,
+            install_harness_packages="false",
+        )
+
+
+def test_an_image_whose_packages_conflict_is_refused_naming_them(
+    deployment: Deployment, image: Made, tmp_path: Path
+) -> None:
+    own = image("old", f"FROM {BASE}\n{installed('Flask==1.0.2')}")
+    with pytest.raises(EnvironmentFailed, match=r"conflict with the harness's own packages flask>=2\.0"):
+        deployment.create("old", deployment.project(tmp_path / "p", ECHO, VALUE=1), environment=own)
+
+
+def test_an_image_without_the_user_is_refused_when_the_build_cannot_make_it(
+    deployment: Deployment, image: Made, tmp_path: Path
+) -> None:
+    own = image("nobody", f"FROM {BASE}\nUSER 1000")
+    with pytest.raises(EnvironmentFailed, match=r"no user with uid and gid 12574.*USER root"):
+        deployment.create("nobody", deployment.project(tmp_path / "p", ECHO, VALUE=1), environment=own)
+
+
+def test_an_image_that_has_the_user_is_built_as_its_own_user(
+    deployment: Deployment, image: Made, tmp_path: Path
+) -> None:
+    own = image(
+        "served", f"FROM {BASE}\nRUN echo 'ubuntu:x:12574:12574::/home/ubuntu:/bin/sh' >>/etc/passwd\nUSER 12574"
+    )
+    view = deployment.create("served", deployment.project(tmp_path / "p", ECHO, VALUE=1), environment=own)
+    assert deployment.call(view, {"data": {}}).json()["result"] == 1
+
+
+def test_an_image_without_python_is_refused(deployment: Deployment, image: Made, tmp_path: Path) -> None:
+    own = image("bare", "FROM scratch\nCOPY file /file", file="x")
+    with pytest.raises(EnvironmentFailed, match="has no Python"):
+        deployment.create("bare", deployment.project(tmp_path / "p", ECHO, VALUE=1), environment=own)
+
+
+def test_an_image_that_is_nowhere_is_refused_with_its_name(deployment: Deployment, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFailed, match=r"localhost:1/no/such:1 is not on this machine"):
+        deployment.create(
+            "absent", deployment.project(tmp_path / "p", ECHO, VALUE=1), environment="localhost:1/no/such:1"
+        )
+
+
+def test_a_change_of_code_builds_no_packages_and_the_same_version_is_one_image(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    deployment.create("lean", deployment.project(tmp_path / "1", ECHO, VALUE=1))
+    deployment.said.clear()
+    deployment.update("lean", deployment.project(tmp_path / "2", ECHO, VALUE=2))
+    assert not [line for line in deployment.said if "mlflow-domino/packages" in line]
+    plane, version = deployment.controller.plane, deployment.controller.find_version("lean")
+    from mlflow_domino.config import Secrets
+
+    said: list[str] = []
+    assert plane.build(version, Secrets(), said.append) == version.artifact
+    assert not [line for line in said if line.startswith("building ")]
+
+
+def test_no_secret_is_in_an_image(deployment: Deployment, tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    make_wheel(packages, "brought", "1.0")
+    with Index(packages, user="ada:s3cr3t-index") as index:
+        deployment.create(
+            "discreet", deployment.project(tmp_path / "p", "import brought\n" + ECHO, VALUE=1),
+            environment="brought==1.0", extra_index_url=index.url("ada:s3cr3t-index"),
+            **{"env.KEY": "s3cr3t-variable"},
+        )  # fmt: skip
+    made = deployment.controller.find_version("discreet").artifact
+    assert made is not None
+    whole = subprocess.run(["docker", "save", made.environment], capture_output=True, check=True).stdout
+    history = ["docker", "history", "--no-trunc", made.environment]
+    whole += subprocess.run(history, capture_output=True, check=True).stdout
+    for secret in ("s3cr3t-index", "s3cr3t-variable", deployment.token, str(deployment.home.root)):
+        assert secret.encode() not in whole, secret
+
+
+def test_contexts_are_the_same_bytes_whatever_time_and_owner_files_have(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    members = [Entry("z/a", path=tmp_path / "a"), Entry("b", content=b"y"), Entry("c", link="b")]
+    first, second = io.BytesIO(), io.BytesIO()
+    assert context(members, first) == context(list(reversed(members)), second)
+    with tarfile.open(fileobj=io.BytesIO(first.getvalue())) as tar:
+        assert tar.getnames() == ["b", "c", "z", "z/a"]
+        assert {(m.mtime, m.uid, m.gid, m.uname) for m in tar.getmembers()} == {(0, 0, 0, "")}
+
+
+def test_a_refused_build_leaves_its_log_with_the_version(deployment: Deployment, image: Made, tmp_path: Path) -> None:
+    own = image("log", f"FROM {BASE}\nUSER 1000")
+    with pytest.raises(DominoError):
+        deployment.create("logged", deployment.project(tmp_path / "p", ECHO, VALUE=1), environment=own)
+    version = deployment.controller.records.versions(deployment.controller.endpoint("logged").endpoint.id)[0]
+    assert "12574" in version.reason
