@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 
 from mlflow_domino import secret
 from mlflow_domino.data_planes.base import DataPlane
@@ -49,20 +50,24 @@ class Access:
     def revoke(self, endpoint: Endpoint, token: str) -> None:
         """End a token, by name or id; one that is not there is no error."""
         with self._home.lock(f"tokens-{endpoint.id}"):
-            for known in self._records.tokens(endpoint.id):
-                if token in (known.name, known.id):
-                    self._records.remove_token(known.id)
-                    caller = secret.read_caller(self._home, endpoint.id)
-                    if caller and secret.digest(caller) == known.sha256:
+            known = self._records.tokens(endpoint.id)
+            ended = [t for t in known if token in (t.name, t.id)]
+            try:
+                # Replicas first: killed in between, we leave a token that is listed, never one that only they know.
+                self._put(endpoint, [t for t in known if t not in ended])
+            finally:
+                caller = secret.read_caller(self._home, endpoint.id)
+                for one in ended:
+                    self._records.remove_token(one.id)
+                    if caller and secret.digest(caller) == one.sha256:
                         self._home.caller_token(endpoint.id).unlink(missing_ok=True)
-            self._put(endpoint)
 
     def _add(self, endpoint: Endpoint, name: str) -> tuple[Token, str]:
         text = secret.new_token()
         token = Token(new_id(), endpoint.id, name, secret.digest(text), int(time.time() * 1000))
         self._records.save_token(token)
-        self._put(endpoint)
+        self._put(endpoint, self._records.tokens(endpoint.id))
         return token, text
 
-    def _put(self, endpoint: Endpoint) -> None:
-        self._plane.put_tokens(endpoint, self._records.tokens(endpoint.id), self._records.versions(endpoint.id))
+    def _put(self, endpoint: Endpoint, tokens: Sequence[Token]) -> None:
+        self._plane.put_tokens(endpoint, tokens, self._records.versions(endpoint.id))
