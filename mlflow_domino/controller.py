@@ -107,8 +107,8 @@ class Controller:
                 token = self._access.first(endpoint)
                 self._publish_version(endpoint, model_uri, config)
         except Refused:
-            if existing is None:  # a refusal leaves nothing behind; a failure leaves its logs
-                self.delete(name)
+            if existing is None and self._find(endpoint.id).latest is None:
+                self.delete(name)  # a refusal leaves nothing behind; a failure leaves its logs
             raise
         return self.endpoint(name), token
 
@@ -122,12 +122,12 @@ class Controller:
         self.plane.up(self._rollout.world())
         with self._changing(endpoint.id, "update") as endpoint:
             self._publish_version(endpoint, model_uri, config)
-        self._discard_old(endpoint.id)
+            self._discard_old(endpoint.id)
         return self.endpoint(name)
 
     def delete(self, name: str) -> None:
         """Remove an endpoint and all that is its; one that is not there is no error."""
-        endpoint = next((e for e in self.records.endpoints() if e.name == name), None)
+        endpoint = next((e for e in self.records.endpoints() if name in (e.name, e.id)), None)
         if endpoint is None:
             return
         with self._changing(endpoint.id, "delete") as endpoint:
@@ -177,6 +177,8 @@ class Controller:
             self._ensure_running(endpoint, version)
             previous = endpoint.latest if endpoint.latest != version.id else endpoint.previous
             settings = dataclasses.replace(version.settings, replicas=endpoint.settings.replicas)
+            secrets = secret.load(self.home.version(version.id) / "secrets.json")
+            secret.save(self.home.endpoint(endpoint.id) / "secrets.json", secrets)
             self._route(endpoint, latest=version.id, previous=previous, settings=settings)
         return self.endpoint(name)
 
@@ -186,11 +188,10 @@ class Controller:
         endpoint = self._find(name)
         self.plane.up(self._rollout.world())
         with self._changing(endpoint.id, "scale") as endpoint:
-            endpoint = self.records.save_endpoint(
-                dataclasses.replace(endpoint, settings=dataclasses.replace(endpoint.settings, replicas=replicas))
-            )
             for version_id in routed(endpoint):
                 self._scale_version(endpoint, self._version(endpoint, version_id=version_id), replicas)
+            settings = dataclasses.replace(endpoint.settings, replicas=replicas)
+            self.records.save_endpoint(dataclasses.replace(endpoint, settings=settings))
         return self.endpoint(name)
 
     # ---- looking -------------------------------------------------------------------------------------------------
@@ -334,14 +335,13 @@ class Controller:
             self.plane.start(endpoint, version)
 
     def _grow(self, endpoint: Endpoint, version: Version, replicas: int) -> None:
-        """Add replicas; routes show them when all answer. Failing, it leaves what was there."""
-        before = version.replicas
-        larger = self._rollout.change(version, replicas=replicas)
+        """Add replicas; records, and so routes, show them when all answer. Failing, it leaves what was there."""
         try:
-            self._rollout.grow(endpoint, larger)
+            self._rollout.grow(endpoint, dataclasses.replace(version, replicas=replicas))
         except BaseException:
-            self.plane.start(endpoint, self._rollout.change(version, replicas=before))
+            self.plane.start(endpoint, version)
             raise
+        self._rollout.change(version, replicas=replicas)
         self._rollout.publish()
 
     def _discard_old(self, endpoint_id: str) -> None:
@@ -372,9 +372,9 @@ class Controller:
             except BaseException:
                 with contextlib.suppress(NotFound):
                     self._rollout.settle(self._find(endpoint_id))
+                self.records.remove_operation(endpoint_id)  # what cannot be put in order is the next command's
                 raise
-            finally:
-                self.records.remove_operation(endpoint_id)
+            self.records.remove_operation(endpoint_id)
 
     def _recover(self) -> None:
         """Finish or undo what a killed process left half-way, and say so."""
@@ -385,8 +385,11 @@ class Controller:
             with contextlib.suppress(Conflict), self.home.lock(operation.endpoint_id, wait=False):
                 if operation.endpoint_id not in {o.endpoint_id for o in self.records.operations()}:
                     continue
-                self._settle_interrupted(operation)
-                self.records.remove_operation(operation.endpoint_id)
+                try:
+                    self._settle_interrupted(operation)
+                    self.records.remove_operation(operation.endpoint_id)
+                except DominoError as error:  # nobody is kept from looking at it, or from deleting it
+                    self._say(f"`{operation.verb}` was interrupted, and cannot be put in order yet: {error.message}")
 
     def _settle_interrupted(self, operation: Operation) -> None:
         endpoint = next((e for e in self.records.endpoints() if e.id == operation.endpoint_id), None)

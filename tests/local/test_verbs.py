@@ -1,0 +1,85 @@
+"""What verbs leave in the records, when they work and when they do not."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from mlflow_domino.controller import Controller
+from mlflow_domino.data_planes.local import LocalDataPlane
+from mlflow_domino.errors import GatewayFailed, StartFailed
+from mlflow_domino.home import Home
+from mlflow_domino.models import Operation
+from tests.deployment import ECHO, Deployment
+
+WHO = """
+import os
+def predict():
+    return os.environ.get("WHO")
+"""
+#: Loads once; the second replica does not.
+ONCE = """
+import os
+os.open(MARK, os.O_CREAT | os.O_EXCL)
+def predict():
+    return 1
+"""
+
+
+def test_an_endpoint_is_deleted_by_its_id_too(deployment: Deployment) -> None:
+    made = deployment.controller.create_endpoint("by-id")
+    deployment.controller.delete(made.id)
+    assert "by-id" not in {v.endpoint.name for v in deployment.controller.endpoints()}
+
+
+def test_a_rollback_brings_variables_back_with_the_other_settings(deployment: Deployment, tmp_path: Path) -> None:
+    project = deployment.project(tmp_path / "p", WHO)
+    view = deployment.create("who", project, **{"env.WHO": "first"})
+    deployment.update("who", project, **{"env.WHO": "second"})
+    deployment.controller.rollback("who")
+    deployment.update("who", description="the same again")
+    assert deployment.call(view, {"data": {}}).json()["result"] == "first"
+
+
+def test_replicas_that_do_not_start_change_neither_records_nor_routes(deployment: Deployment, tmp_path: Path) -> None:
+    view = deployment.create("once", deployment.project(tmp_path / "p", ONCE, MARK=str(tmp_path / "mark")))
+    with pytest.raises(StartFailed, match="2 replicas"):
+        deployment.controller.scale("once", 2)
+    seen = deployment.controller.endpoint("once")
+    assert seen.endpoint.settings.replicas == seen.current.version.replicas == seen.current.seen.ready == 1
+    assert deployment.call(view, {"data": {}}).status_code == 200
+
+
+def test_what_cannot_be_put_in_order_is_tried_again_and_keeps_nobody_from_looking(
+    deployment: Deployment, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = deployment.project(tmp_path / "p", ECHO, VALUE=1)
+    deployment.create("stuck", project)
+    with monkeypatch.context() as broken:
+
+        def refuse(*_: object) -> None:
+            raise GatewayFailed("no gateway today")
+
+        broken.setattr(LocalDataPlane, "publish", refuse)
+        with pytest.raises(GatewayFailed):
+            deployment.update("stuck", project)
+        deployment.said.clear()
+        assert deployment.controller.endpoint("stuck").pending == "update"
+        assert "cannot be put in order yet: no gateway today" in deployment.said[0]
+    deployment.said.clear()
+    assert deployment.controller.endpoint("stuck").pending == ""
+    assert "put in order, latest is version 2" in deployment.said[0]
+
+
+def test_a_port_that_is_taken_keeps_nobody_from_looking(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        home.config.write_text(f"[data_planes.local]\nport = {taken.getsockname()[1]}\n")
+        controller = Controller.open(home=home)
+        made = controller.create_endpoint("waits")
+        controller.records.save_operation(Operation(made.id, "update", "begun", 1, 0))
+        said: list[str] = []
+        assert [v.endpoint.name for v in Controller.open(home=home, say=said.append).endpoints()] == ["waits"]
+        assert "the port is taken" in said[0]
