@@ -6,6 +6,7 @@ import abc
 import contextlib
 import hashlib
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mlflow_domino.data_planes.base import DataPlane, Observation, World
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.gateway import LocalGateway
 from mlflow_domino.data_planes.supervisor import Supervisor, wait_until
-from mlflow_domino.errors import GatewayFailed, Unavailable
+from mlflow_domino.errors import DominoError, GatewayFailed, Unavailable
 from mlflow_domino.home import Home, write_json, write_text
 from mlflow_domino.models import Endpoint, Status, Target, Token, Version
 
@@ -76,7 +77,7 @@ class MachineDataPlane(DataPlane):
             for endpoint in world.endpoints:
                 for version in world.versions:
                     if version.endpoint_id == endpoint.id and version.target is Target.RUNNING:
-                        self.start(endpoint, version)
+                        self._start_again(endpoint, version)
             self.gateway.prepare(world)
             self.supervisor.put("gateway", self.gateway.launch())
             self.supervisor.start(self.gateway.envoy_argv())
@@ -123,6 +124,15 @@ class MachineDataPlane(DataPlane):
             return looks >= wanted
 
         return not self.supervisor.alive() or wait_until(idle, timeout_s, every_s=_LOOK_S)
+
+    def _start_again(self, endpoint: Endpoint, version: Version) -> None:
+        """Start a version; where that fails its own status says why, and the others start all the same."""
+        try:
+            self.start(endpoint, version)
+        except DominoError as error:
+            for number in range(version.replicas):
+                status = {"state": "failed", "reason": error.message, "since_ms": int(time.time() * 1000)}
+                write_json(self.replica_folder(version, number) / "status.json", status)
 
     def _is_called(self, version: Version) -> bool:
         try:

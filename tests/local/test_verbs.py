@@ -9,9 +9,10 @@ import pytest
 
 from mlflow_domino.controller import Controller
 from mlflow_domino.data_planes.local import LocalDataPlane
-from mlflow_domino.errors import GatewayFailed, StartFailed
+from mlflow_domino.errors import EnvironmentFailed, GatewayFailed, StartFailed
 from mlflow_domino.home import Home
-from mlflow_domino.models import Operation
+from mlflow_domino.models import Endpoint, Operation, Status, Version
+from tests.conftest import eventually
 from tests.deployment import ECHO, Deployment
 
 WHO = """
@@ -83,3 +84,28 @@ def test_a_port_that_is_taken_keeps_nobody_from_looking(tmp_path: Path) -> None:
         said: list[str] = []
         assert [v.endpoint.name for v in Controller.open(home=home, say=said.append).endpoints()] == ["waits"]
         assert "the port is taken" in said[0]
+
+
+def test_a_version_that_cannot_be_started_again_keeps_no_other_down(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = deployment.create("bad", deployment.project(tmp_path / "b", ECHO, VALUE=2))
+    its = deployment.token
+    good = deployment.create("good", deployment.project(tmp_path / "g", ECHO, VALUE=1))
+    deployment.controller.down()
+    real = LocalDataPlane.start
+
+    def start(self: LocalDataPlane, endpoint: Endpoint, version: Version) -> None:
+        if endpoint.name == "bad":
+            raise EnvironmentFailed("The packages of the lock cannot be installed.")
+        real(self, endpoint, version)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(LocalDataPlane, "start", start)
+        deployment.controller.up()
+    eventually(lambda: deployment.controller.endpoint("good").status is Status.RUNNING)
+    assert deployment.call(good, {"data": {}}).status_code == 200
+    seen = deployment.controller.endpoint("bad")
+    assert (seen.status, seen.reason) == (Status.FAILED, "The packages of the lock cannot be installed.")
+    deployment.controller.start("bad")
+    assert deployment.call(bad, {"data": {}}, auth=(its, its)).status_code == 200
