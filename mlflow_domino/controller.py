@@ -212,6 +212,23 @@ class Controller:
             return versions[-1]
         return self._version(endpoint, number=number)
 
+    def export(
+        self, name: str, reference: str, number: int | None = None, *, user: tuple[str, str] | None = None
+    ) -> str:
+        """Push the image of a built version to a registry, under a name of its own; return its digest there.
+
+        Parameters
+        ----------
+        reference : str
+            ``registry/name:tag``.
+        user : tuple of str
+            User and password of the registry, which are not kept; None for what Docker knows.
+        """
+        version = self.find_version(name, number)
+        if version.artifact is None:
+            raise InvalidInput(f"Version {version.number} of {name!r} was never built, and has no image.")
+        return self.plane.export(version, reference, self._say, user=user)
+
     # ---- tokens --------------------------------------------------------------------------------------------------
 
     def tokens(self, name: str) -> list[Token]:

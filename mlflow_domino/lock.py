@@ -94,7 +94,7 @@ class Recipe:
             if "@" in mlflow.text or "[" in mlflow.text or mlflow.hashes:
                 mlflow = None
         named = {item.name for item in requirements.items}
-        there = {canonicalize_name(name): version for name, version in (given or {}).items()}
+        there: dict[str, str] = {canonicalize_name(name): version for name, version in (given or {}).items()}
         satisfied = frozenset(need.name for need in HARNESS if _satisfied(need, there))
         added = [
             need for need in HARNESS if need.name not in satisfied and not (need.name == "pyuwsgi" and "uwsgi" in named)

@@ -29,9 +29,9 @@ class _Root(click.Group):
 
 
 def _load() -> None:
-    from mlflow_domino.cli import endpoint, machine, observe, token
+    from mlflow_domino.cli import endpoint, export, machine, observe, token
 
-    for module in (machine, endpoint, token, observe):
+    for module in (machine, endpoint, export, token, observe):
         module.add_to(cli)
 
 

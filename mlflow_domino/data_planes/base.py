@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_domino.config import Secrets
+from mlflow_domino.errors import Unsupported
 from mlflow_domino.models import Artifact, Endpoint, Status, Token, Version
 
 __all__ = ["DataPlane", "Log", "Observation", "World"]
@@ -148,6 +149,19 @@ class DataPlane(abc.ABC):
         Unavailable
             When a replica does not acknowledge in time; the tokens are written all the same.
         """
+
+    def export(self, version: Version, reference: str, log: Log, *, user: tuple[str, str] | None = None) -> str:
+        """Push the image of a built version under another name; return its digest.
+
+        Raises
+        ------
+        Unsupported
+            Versions of this data plane have no image.
+        """
+        raise Unsupported(
+            f"Versions on the data plane {self.name!r} have no image to export; create the endpoint on one that makes "
+            "images, such as -t domino:/docker."
+        )
 
     @abc.abstractmethod
     def logs(self, version: Version, *, build: bool = False, replica: int | None = None) -> list[Path]:

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, MachineDataPlane, harness_settings, install_harness
 from mlflow_domino.data_planes.replica import ReplicaState
 from mlflow_domino.engine import Engine
-from mlflow_domino.errors import DominoError, Failed, NotFound, Unavailable
+from mlflow_domino.errors import DominoError, Failed, InvalidInput, NotFound, Unavailable
 from mlflow_domino.home import Home, read_json, write_text
 from mlflow_domino.image import ENVIRONMENT, UID, Entry, Images, dockerfile, entries, image_named, site_packages
 from mlflow_domino.models import Artifact, Endpoint, Target, Token, Version
@@ -48,8 +49,8 @@ _HOME, _VERSION, _ENDPOINT, _REPLICA, _PUBLISHED = (
 )
 #: Folders in the container.
 _STATUS, _LOGS, _TOKENS = "/run/domino/replica", "/run/domino/logs", "/run/domino/tokens"
-_CREATED = "created"
-_ENDED = (_CREATED, "exited", "dead", "removing")
+_REFERENCE = r"[a-z0-9][A-Za-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)+:\w[\w.-]{0,127}"
+_ENDED = ("created", "exited", "dead", "removing")
 
 
 class DockerDataPlane(MachineDataPlane):
@@ -124,6 +125,18 @@ class DockerDataPlane(MachineDataPlane):
         if version.artifact is not None:
             self.engine.remove_image(version.artifact.environment)
         super().discard(version)
+
+    def export(self, version: Version, reference: str, log: Log, *, user: tuple[str, str] | None = None) -> str:
+        if not re.fullmatch(_REFERENCE, reference):
+            raise InvalidInput(f"{reference!r} is no image's name: registry/name:tag is wanted.")
+        made = version.artifact
+        if made is None or self.engine.image(made.environment) is None:
+            raise NotFound(f"The image of version {version.number} is not on this machine any more.")
+        self.engine.tag(made.environment, reference)
+        try:
+            return self.engine.push(reference, log, user=user)
+        finally:
+            self.engine.remove_image(reference)
 
     def addresses(self, version: Version) -> tuple[str, ...]:
         ports = {int(c["Labels"][_REPLICA]): c["Labels"][_PUBLISHED] for c in self.containers(version)}

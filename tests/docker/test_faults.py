@@ -1,0 +1,190 @@
+"""What goes wrong with containers, and an image that runs elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from mlflow_domino.controller import Controller
+from mlflow_domino.data_planes.docker import DockerDataPlane
+from mlflow_domino.engine import Engine
+from mlflow_domino.errors import InvalidInput, StartFailed, Unsupported
+from mlflow_domino.models import Status
+from tests.conftest import eventually, free_port
+from tests.deployment import ECHO, Deployment
+
+SLOW = "import time\ndef predict(s=0):\n    time.sleep(s)\n    return s\n"
+
+
+def docker(*words: str) -> str:
+    return subprocess.run(["docker", *words], capture_output=True, text=True, check=True).stdout
+
+
+def plane_of(deployment: Deployment) -> DockerDataPlane:
+    plane = deployment.controller.plane
+    assert isinstance(plane, DockerDataPlane)
+    return plane
+
+
+def names(deployment: Deployment) -> list[str]:
+    return sorted(c["Names"][0].lstrip("/") for c in plane_of(deployment).containers())
+
+
+def status(deployment: Deployment, name: str) -> Status:
+    return deployment.controller.endpoint(name).status
+
+
+def test_a_container_that_is_killed_is_seen_comes_back_and_answers(deployment: Deployment, tmp_path: Path) -> None:
+    view = deployment.create("mortal", deployment.project(tmp_path / "p", ECHO, VALUE=1))
+    (name,) = names(deployment)
+    docker("exec", name, "/bin/sh", "-c", "kill -9 -1 || true")
+    eventually(lambda: deployment.call(view, {"data": {}}).status_code == 200, within=20)
+    eventually(lambda: status(deployment, "mortal") is Status.RUNNING)
+    assert names(deployment) == [name]
+
+
+def test_a_container_that_somebody_stopped_is_no_running_replica_and_starts_again(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    view = deployment.create("halted", deployment.project(tmp_path / "p", ECHO, VALUE=1))
+    docker("stop", *names(deployment))
+    seen = deployment.controller.endpoint("halted")
+    assert seen.status is not Status.RUNNING
+    assert "ended with code" in seen.reason
+    assert deployment.controller.start("halted").status is Status.RUNNING
+    assert deployment.call(view, {"data": {}}).json()["result"] == 1
+
+
+def test_a_busy_replica_stays_routed(deployment: Deployment, tmp_path: Path) -> None:
+    view = deployment.create("busy", deployment.project(tmp_path / "p", SLOW), threads=1, workers=1)
+    codes: list[int] = []
+    callers = [
+        threading.Thread(target=lambda: codes.append(deployment.call(view, {"data": {"s": 3}}).status_code))
+        for _ in range(3)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert codes == [200, 200, 200]
+
+
+def test_containers_are_found_again_when_the_gateway_has_gone(deployment: Deployment, tmp_path: Path) -> None:
+    view = deployment.create("found", deployment.project(tmp_path / "p", ECHO, VALUE=1), replicas=2)
+    before = {c["Id"] for c in plane_of(deployment).containers()}
+    home = plane_of(deployment).home
+    supervisor = psutil.Process(int((home.run / "supervisor.pid").read_text()))
+    family = [supervisor, *supervisor.children(recursive=True)]
+    supervisor.kill()
+    psutil.wait_procs(family, timeout=10)
+    assert status(deployment, "found") is Status.UNREACHABLE
+    assert deployment.controller.up()
+    eventually(lambda: deployment.call(view, {"data": {}}).status_code == 200)
+    assert {c["Id"] for c in plane_of(deployment).containers()} == before
+
+
+def test_a_container_of_no_record_goes_when_the_data_plane_starts(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.create("known", deployment.project(tmp_path / "p", ECHO, VALUE=1))
+    plane = plane_of(deployment)
+    (known,) = plane.containers()
+    labels = {**known["Labels"], "mlflow-domino.version": "f" * 24}
+    options = [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
+    docker("create", "--name", "mlflow-domino-stray", *options, known["Image"])
+    plane.supervisor.stop()
+    deployment.controller.up()
+    assert [c["Id"] for c in plane.containers()] == [known["Id"]]
+
+
+def test_an_image_that_is_gone_is_named(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.create("imageless", deployment.project(tmp_path / "p", ECHO, VALUE="imageless"))
+    made = deployment.controller.find_version("imageless").artifact
+    assert made is not None
+    deployment.controller.stop("imageless")
+    docker("rmi", "-f", made.environment)
+    with pytest.raises(Exception, match=f"{made.environment}, is not on this machine any more"):
+        deployment.controller.start("imageless")
+
+
+def test_what_a_replica_says_is_in_the_log_and_a_failed_start_ends_its_containers(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    code = "print('loading the weights')\nraise SystemExit(3)\ndef predict():\n    return 1\n"
+    with pytest.raises(StartFailed, match="loading the weights"):
+        deployment.create("wordy", deployment.project(tmp_path / "p", code))
+    assert names(deployment) == []
+
+
+def test_containers_have_few_rights(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.create("modest", deployment.project(tmp_path / "p", ECHO, VALUE=1), request_timeout_s=7)
+    (found,) = json.loads(docker("inspect", *names(deployment)))
+    assert found["Config"]["User"] == "12574:12574"
+    assert found["Config"]["StopTimeout"] == 12
+    host = found["HostConfig"]
+    assert host["CapDrop"] == ["ALL"]
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert host["RestartPolicy"]["Name"] == "unless-stopped"
+    assert {b["HostIp"] for bindings in host["PortBindings"].values() for b in bindings} == {"127.0.0.1"}
+
+
+@pytest.fixture
+def registry(engine: Engine) -> str:
+    try:
+        requests.get("http://localhost:5000/v2/", timeout=2).raise_for_status()
+    except requests.RequestException as error:
+        pytest.skip(f"no registry on localhost:5000: {error}")
+    return "localhost:5000"
+
+
+def test_an_exported_image_runs_by_itself_and_wants_a_token(
+    deployment: Deployment, registry: str, tmp_path: Path
+) -> None:
+    deployment.create("travels", deployment.project(tmp_path / "p", ECHO, VALUE="abroad"))
+    reference = f"{registry}/models/travels:1"
+    assert deployment.controller.export("travels", reference).startswith("sha256:")
+    docker("pull", "-q", reference)
+    try:
+        refused = subprocess.run(["docker", "run", "--rm", reference], capture_output=True, text=True, check=False)
+        assert refused.returncode != 0
+        assert "DOMINO_TOKEN_SHA256" in refused.stderr
+        port, digest = free_port(), hashlib.sha256(b"open-sesame").hexdigest()
+        made = docker("run", "-d", "-p", f"127.0.0.1:{port}:8080", "-e", f"DOMINO_TOKEN_SHA256={digest}", reference)
+        try:
+            url = f"http://127.0.0.1:{port}"
+
+            def ready() -> bool:
+                try:
+                    return requests.get(f"{url}/ready", timeout=2).status_code == 200
+                except requests.RequestException:
+                    return False
+
+            eventually(ready, within=20, every=0.1)
+            token = ("open-sesame", "open-sesame")
+            assert requests.post(f"{url}/model", json={"data": {}}, timeout=5).status_code == 401
+            answer = requests.post(f"{url}/model", json={"data": {}}, auth=token, timeout=5)
+            assert answer.json()["result"] == "abroad"
+        finally:
+            docker("rm", "-f", made.strip())
+    finally:
+        docker("rmi", "-f", reference)
+
+
+def test_a_push_that_is_refused_says_so(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.create("stays", deployment.project(tmp_path / "p", ECHO, VALUE=1))
+    with pytest.raises(Exception, match=r"push localhost:1/models/stays:1"):
+        deployment.controller.export("stays", "localhost:1/models/stays:1")
+    with pytest.raises(InvalidInput, match="registry/name:tag"):
+        deployment.controller.export("stays", "no name")
+
+
+def test_the_local_data_plane_has_no_images_to_export(deployment: Deployment) -> None:
+    local = Controller.open("domino", home=deployment.home, recover=False)
+    version = object()
+    with pytest.raises(Unsupported, match="domino:/docker"):
+        local.plane.export(version, "a/b:c", print)  # type: ignore[arg-type]
