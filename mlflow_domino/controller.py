@@ -255,6 +255,8 @@ class Controller:
         return self.plane.up(self._rollout.world())
 
     def down(self) -> None:
+        """Finish the requests in flight, then stop everything; `up` brings it back as it was."""
+        self._rollout.quiet()
         self.plane.down()
 
     # ---- inside --------------------------------------------------------------------------------------------------

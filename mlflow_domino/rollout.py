@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from mlflow_domino.data_planes.base import DataPlane, Log, Observation, World
-from mlflow_domino.errors import StartFailed
+from mlflow_domino.errors import GatewayFailed, StartFailed
 from mlflow_domino.home import Home
 from mlflow_domino.models import Endpoint, Status, Target, Version
 from mlflow_domino.store import Records
@@ -114,6 +114,26 @@ class Rollout:
         for version in surplus:
             if version.target is not Target.RUNNING:
                 self._plane.stop(version)  # what a killed process may have left
+
+    def quiet(self) -> None:
+        """Refuse new requests to every endpoint, and wait until those in flight have their answers.
+
+        The records stay as they are: what runs comes back with the next `up`.
+        """
+        if not self._plane.alive():
+            return
+        world = self.world()
+        silent = World(
+            tuple(dataclasses.replace(e, target=Target.STOPPED, latest=None, promoted=None) for e in world.endpoints),
+            tuple(dataclasses.replace(v, status=Status.STOPPED) for v in world.versions),
+        )
+        running = [v for v in world.versions if v.target is Target.RUNNING]
+        begun = time.monotonic()
+        with contextlib.suppress(GatewayFailed):  # nobody reaches a model past a gateway that does not answer
+            with self._home.lock("records"):
+                self._plane.publish(silent)
+            for version in running:
+                self._plane.drain(version, max(0.0, begun + version.settings.drain_s - time.monotonic()))
 
     def remove(self, endpoint: Endpoint) -> None:
         """Take the endpoint's routes away, finish its requests, end and discard its versions, forget it."""

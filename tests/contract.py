@@ -93,6 +93,22 @@ class DataPlaneContract:
         assert deployment.controller.start("pausing").status is Status.RUNNING
         assert deployment.call(view, {"data": {}}).json()["result"] == 1
 
+    def test_down_finishes_the_requests_in_flight_and_up_brings_everything_back(
+        self, deployment: Deployment, tmp_path: Path
+    ) -> None:
+        slow = "import time\ndef predict(s=0):\n    time.sleep(s)\n    return s\n"
+        view = deployment.create("resting", deployment.project(tmp_path / "1", slow))
+        answers: list[int] = []
+        caller = threading.Thread(target=lambda: answers.append(deployment.call(view, {"data": {"s": 2}}).status_code))
+        caller.start()
+        eventually(lambda: not deployment.controller.plane.drain(view.versions[0].version, 0))
+        deployment.controller.down()
+        caller.join()
+        assert answers == [200]
+        assert deployment.controller.up()
+        eventually(lambda: deployment.controller.endpoint("resting").status is Status.RUNNING, within=30)
+        eventually(lambda: deployment.call(view, {"data": {"s": 0}}).ok)
+
     def test_settings_change_by_a_new_rollout_of_the_same_source(self, deployment: Deployment, tmp_path: Path) -> None:
         code = "import os\ndef predict():\n    return os.environ.get('GREETING')\n"
         view = deployment.create("greeting", deployment.project(tmp_path / "1", code), **{"env.GREETING": "hello"})

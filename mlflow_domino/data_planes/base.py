@@ -72,7 +72,7 @@ class DataPlane(abc.ABC):
 
     @abc.abstractmethod
     def down(self) -> None:
-        """Stop everything of this data plane, after its requests; records and files stay."""
+        """Stop everything of this data plane; the caller has drained it. Records and files stay."""
 
     @abc.abstractmethod
     def alive(self) -> bool:
