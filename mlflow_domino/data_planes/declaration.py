@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Declaration", "declared"]
+__all__ = ["Declaration", "declared", "tables"]
 
 _KINDS = ("local", "docker")
 #: Of the gateways, so that they run side by side on one machine.
@@ -83,28 +83,35 @@ def declared(target_uri: str, home: Home) -> Declaration:
     if not match:
         raise InvalidInput(f"{target_uri!r} is no target: `domino` or `domino:/NAME` is wanted.")
     name = match["name"] or "local"
-    tables = _tables(home.config)
-    if name in tables:
-        return _checked(name, tables[name], home.config)
+    known_tables = tables(home.config, "data_planes")
+    if name in known_tables:
+        return _checked(name, known_tables[name], home.config)
     if name == "kubernetes":
         raise Unsupported("This release has no Kubernetes data plane; use `-t domino` or `-t domino:/docker`.")
     if name not in _KINDS:
-        known = ", ".join(sorted({*_KINDS, *tables}))
+        known = ", ".join(sorted({*_KINDS, *known_tables}))
         raise NotFound(f"No data plane {name!r} is declared in {home.config}; there are: {known}.")
     return Declaration(name, kind=name, port=_PORTS[name])
 
 
-def _tables(path: Path) -> Mapping[str, Any]:
+def tables(path: Path, group: str) -> Mapping[str, Any]:
+    """Return the tables ``[GROUP.NAME]`` of a configuration file, none where there is no file.
+
+    Raises
+    ------
+    InvalidInput
+        When it cannot be read, or holds something else there.
+    """
     try:
         document = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidInput(f"{path} cannot be read: {error}") from error
-    tables = document.get("data_planes", {})
-    if not isinstance(tables, Mapping) or not all(isinstance(t, Mapping) for t in tables.values()):
-        raise InvalidInput(f"{path}: tables named [data_planes.NAME] are wanted.")
-    return tables
+    found = document.get(group, {})
+    if not isinstance(found, Mapping) or not all(isinstance(t, Mapping) for t in found.values()):
+        raise InvalidInput(f"{path}: tables named [{group}.NAME] are wanted.")
+    return found
 
 
 def _checked(name: str, table: Mapping[str, Any], path: Path) -> Declaration:

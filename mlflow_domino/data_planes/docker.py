@@ -29,6 +29,7 @@ from mlflow_domino.data_planes.base import Log, World
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, MachineDataPlane, harness_settings, install_harness
 from mlflow_domino.data_planes.replica import ReplicaState
+from mlflow_domino.data_planes.tier import Tier, tier_named
 from mlflow_domino.engine import Engine
 from mlflow_domino.errors import DominoError, Failed, InvalidInput, NotFound, Unavailable
 from mlflow_domino.home import Home, read_json, write_text
@@ -169,6 +170,7 @@ class DockerDataPlane(MachineDataPlane):
     def _build(self, version: Version, folder: Path, secrets: Secrets, log: Log) -> Artifact:
         from mlflow_domino.environment import Fit
 
+        tier_named(version.settings.hardware_tier, self.home)  # known before anything is built
         path = source.folder_of(version.source, folder)
         model = path if version.source.kind == "Registry" else None
         named, requirements = image_named(version.settings.environment)
@@ -297,6 +299,7 @@ class Launch:
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges"],
             "init": True,
+            **_limits(tier_named(version.settings.hardware_tier, plane.home)),
             "log_config": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "2"}},
         }
         environment = {
@@ -363,6 +366,18 @@ def _started_ms(seen: Mapping[str, Any]) -> int:
     except ValueError:
         return 0
     return int(moment.timestamp() * 1000)
+
+
+def _limits(tier: Tier) -> dict[str, Any]:
+    """Return a tier as options of `create_host_config`; memory is no swap either, or its limit would be another."""
+    limits: dict[str, Any] = {}
+    if tier.cores:
+        limits["nano_cpus"] = int(tier.cores * 1e9)
+    if tier.memory:
+        limits["mem_limit"] = limits["memswap_limit"] = tier.memory
+    if tier.gpus:
+        limits["device_requests"] = [{"Driver": "", "Count": tier.gpus, "Capabilities": [["gpu"]], "Options": {}}]
+    return limits
 
 
 def _free_ports() -> Iterator[int]:

@@ -59,7 +59,7 @@ class LocalDataPlane(MachineDataPlane):
             lock=hashlib.sha256(built.lock_text.encode()).hexdigest(),
             harness=install_harness(self.home),
             python_version=built.python_version,
-            notes=tuple(built.notes),
+            notes=(*built.notes, *_unlimited(version)),
         )
 
     def start(self, endpoint: Endpoint, version: Version) -> None:
@@ -134,6 +134,11 @@ class LocalDataPlane(MachineDataPlane):
     def _harness_settings(self, endpoint: Endpoint, version: Version) -> dict[str, Any]:
         path = source.folder_of(version.source, self.home.version(version.id))
         return harness_settings(endpoint, version, path=str(path), tokens=str(self.home.tokens(endpoint.id)))
+
+
+def _unlimited(version: Version) -> tuple[str, ...]:
+    tier = version.settings.hardware_tier
+    return (f"hardware_tier={tier} limits nothing here: replicas share this machine",) if tier else ()
 
 
 def _silent(_line: str) -> None:

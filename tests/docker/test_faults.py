@@ -15,7 +15,7 @@ import requests
 from mlflow_domino.controller import Controller
 from mlflow_domino.data_planes.docker import DockerDataPlane
 from mlflow_domino.engine import Engine
-from mlflow_domino.errors import InvalidInput, StartFailed, Unsupported
+from mlflow_domino.errors import InvalidInput, NotFound, StartFailed, Unsupported
 from mlflow_domino.models import Status
 from tests.conftest import eventually, free_port
 from tests.deployment import ECHO, Deployment
@@ -119,6 +119,23 @@ def test_what_a_replica_says_is_in_the_log_and_a_failed_start_ends_its_container
     with pytest.raises(StartFailed, match="loading the weights"):
         deployment.create("wordy", deployment.project(tmp_path / "p", code))
     assert names(deployment) == []
+
+
+def test_a_replica_over_its_memory_is_named_as_that(deployment: Deployment, tmp_path: Path) -> None:
+    config = deployment.home.config
+    before = config.read_text()
+    config.write_text(before + '[hardware_tiers.tiny]\ncores = 0.5\nmemory = "96Mi"\n')
+    code = "held = bytearray(300 << 20)\nfor at in range(0, len(held), 4096):\n    held[at] = 1\ndef predict():\n    return 1\n"
+    try:
+        with pytest.raises(StartFailed, match="memory"):
+            deployment.create("greedy", deployment.project(tmp_path / "p", code), hardware_tier="tiny")
+        with pytest.raises(NotFound, match="there are: tiny"):
+            deployment.create("tierless", deployment.project(tmp_path / "q", ECHO, VALUE=1), hardware_tier="small")
+        deployment.create("tiny", deployment.project(tmp_path / "r", ECHO, VALUE=1), hardware_tier="tiny")
+        host = json.loads(docker("inspect", *names(deployment)))[0]["HostConfig"]
+        assert (host["NanoCpus"], host["Memory"]) == (500_000_000, 96 << 20)
+    finally:
+        config.write_text(before)
 
 
 def test_containers_have_few_rights(deployment: Deployment, tmp_path: Path) -> None:
