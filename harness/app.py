@@ -10,24 +10,20 @@ from typing import Any, Callable, Iterable
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from .connection import NoConnection
+from .connection import NoConnection, copy_of, keep, send_and_close
 from .encoding import encode
 from .errors import BY_STATUS, ModelFailed, NotAllowed, NotFound, Overdue, Refusal
-from .log import log
+from .hot import CORS, JSON, HotPath, Reply
+from .joining import Waiting
 from .metrics import Metrics
-from .service import TICKET, Service, discard_body
+from .service import TICKET, Service, Work, bug, discard_body
 from .tracker import Ticket, Tracker
 
-__all__ = ["Front", "create_app"]
+__all__ = ["Front", "create_app", "is_untouched"]
 
+_OURS = "domino"
 #: A word and no reason: nothing here needs a token.
 OPEN_PATHS = ("/ping", "/health", "/ready")
-#: What Domino's own endpoints answer to browsers.
-CORS = (
-    ("Access-Control-Allow-Origin", "*"),
-    ("Access-Control-Allow-Methods", "POST"),
-    ("Access-Control-Allow-Headers", "authorization,content-type"),
-)
 
 
 def create_app(service: Service, metrics: Metrics) -> Flask:
@@ -52,7 +48,21 @@ def create_app(service: Service, metrics: Metrics) -> Flask:
 
     _add_routes(app, service, metrics)
     _add_error_handlers(app, service)
+    app.extensions[_OURS] = _changeable(app)
     return app
+
+
+def is_untouched(app: Flask) -> bool:
+    """Whether nobody has added a hook, or taken a route or an error over, since the application was made."""
+    return app.extensions[_OURS] == _changeable(app)
+
+
+def _changeable(app: Flask) -> Any:
+    hooks = (app.before_request_funcs, app.after_request_funcs, app.teardown_request_funcs, app.url_value_preprocessors)
+    views = [app.view_functions.get(name) for name in ("model", "invocations")]
+    handlers = {code: dict(kinds) for code, kinds in app.error_handler_spec[None].items()}
+    functions = [{name: list(found) for name, found in hook.items() if found} for hook in hooks]
+    return functions, views, handlers, list(app.teardown_appcontext_funcs), app.wsgi_app
 
 
 def _add_routes(app: Flask, service: Service, metrics: Metrics) -> None:
@@ -81,9 +91,8 @@ def _add_error_handlers(app: Flask, service: Service) -> None:
         return refused(_translate(error))
 
     @app.errorhandler(Exception)
-    def bug(error: Exception) -> Response:
-        log("the harness itself failed", request_id=request.environ[TICKET].request_id, error=error)
-        return refused(Refusal("the harness failed; the traceback is in the replica's log, under this request_id"))
+    def broken(error: Exception) -> Response:
+        return refused(bug(error, request.environ[TICKET].request_id))
 
 
 def _translate(error: HTTPException) -> Refusal:
@@ -115,13 +124,23 @@ class Front:
     metrics : Metrics
     connection : NoConnection
         The way to the caller's connection.
+    hot : HotPath or None
+        What answers the calls of the model; without it the application does.
     """
 
-    def __init__(self, app: Any, tracker: Tracker, metrics: Metrics, connection: NoConnection | None = None) -> None:
+    def __init__(
+        self,
+        app: Any,
+        tracker: Tracker,
+        metrics: Metrics,
+        connection: NoConnection | None = None,
+        hot: HotPath | None = None,
+    ) -> None:
         self._app = app
         self._tracker = tracker
         self._metrics = metrics
         self._connection = connection or NoConnection()
+        self.hot = hot
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         ticket = self._tracker.begin(environ)
@@ -134,38 +153,68 @@ class Front:
             return start_response(line, headers, exc_info) if exc_info else start_response(line, headers)
 
         try:
-            body = self._app(environ, start)
+            if self.hot is not None and self.hot.takes(environ):
+                reply = self.hot.answer(environ)
+                if reply is None:
+                    return ()  # kept by `keep`, answered by `send`
+                body: Any = (reply.body,)
+                start(reply.status, reply.headers)
+            else:
+                body = self._app(environ, start)
             discard_body(environ, self._connection)
         except BaseException:
-            self._finish(ticket, environ, "500")
+            self._finish(ticket, environ.get("PATH_INFO", ""), "500")
             raise
         code = status[-1][:3] if status else "500"
         if not ticket.claim():
             code = "504"  # the caller was told so meanwhile; what is written now goes nowhere
-        return _Body(body, lambda: self._finish(ticket, environ, code))
+        return _Body(body, lambda: self._finish(ticket, environ.get("PATH_INFO", ""), code))
+
+    def keep(self, work: Work) -> int | None:
+        """Take over the connection of the request that this thread serves; None where there is none to take."""
+        ticket = work.ticket
+        if ticket.descriptor is None:
+            return None
+        ticket.descriptor = keep(ticket.descriptor)
+        return ticket.descriptor
+
+    def send(self, waiting: Waiting, outcome: Any) -> None:
+        """Answer a kept request with its result, or with what was raised."""
+        assert self.hot is not None
+        work = waiting.work
+        reply = self.hot.reply(work, outcome)
+        if not work.ticket.claim():
+            os.close(waiting.descriptor)
+            self._finish(work.ticket, work.path, "504")
+            return
+
+        def sent() -> None:
+            self._finish(work.ticket, work.path, reply.status[:3])
+
+        send_and_close(waiting.descriptor, reply.encoded(), sent)
 
     def give_up_overdue(self) -> None:
         """Tell those who came straight here that their time is over; behind the gateway it was the gateway's word."""
         for ticket in self._tracker.overdue():
-            if ticket.descriptor is not None and ticket.claim():
-                self._send(ticket.descriptor, self._overdue_answer(ticket))
+            own = copy_of(ticket)
+            if own is None:
+                continue
+            # The copy came first: who loses the right to answer may close what it was made of.
+            if ticket.claim():
+                self._tell_overdue(own, ticket)
+            os.close(own)
 
-    def _overdue_answer(self, ticket: Ticket) -> bytes:
+    def _tell_overdue(self, descriptor: int, ticket: Ticket) -> None:
         refusal = Overdue("the time limit was over; the work is stopped")
         body = encode({"error": {"code": refusal.code, "message": refusal.message, "request_id": ticket.request_id}})
-        headers = (("Content-Type", "application/json"), ("Content-Length", str(len(body))), *CORS)
-        lines = ["HTTP/1.1 504 Gateway Timeout", *(f"{name}: {value}" for name, value in headers), "", ""]
-        return "\r\n".join(lines).encode("ascii") + body
-
-    @staticmethod
-    def _send(descriptor: int, answer: bytes) -> None:
+        answer = Reply("504 Gateway Timeout", [JSON, ("Content-Length", str(len(body))), *CORS], body).encoded()
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
             connection.send(answer)
             connection.shutdown(socket.SHUT_RDWR)
 
-    def _finish(self, ticket: Ticket, environ: dict[str, Any], code: str) -> None:
+    def _finish(self, ticket: Ticket, path: str, code: str) -> None:
         self._tracker.end(ticket)
-        self._metrics.observe(environ.get("PATH_INFO", ""), code, ticket.started)
+        self._metrics.observe(path, code, ticket.started)
 
 
 class _Body:

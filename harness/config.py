@@ -49,6 +49,8 @@ class Config:
     workers: int = 1
     threads: int = 1
     max_queue: int = 256
+    max_batch_size: int = 1
+    max_batch_delay_ms: float = 5.0
     worker_max_requests: int = 0
     worker_max_memory: int = 0
     request_timeout_s: float = 60.0
@@ -67,6 +69,11 @@ class Config:
     open_to_all: bool = False
     token_digests: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def slots(self) -> int:
+        """Requests that a worker may hold: its threads', and those that wait to be joined or are."""
+        return self.threads + (2 * self.max_batch_size if self.max_batch_size > 1 else 0)
 
     @property
     def starting_socket(self) -> str:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
+import threading
 import time
+from typing import Callable
 
-__all__ = ["Connection", "NoConnection"]
+from .tracker import Ticket
+
+__all__ = ["Connection", "NoConnection", "copy_of", "keep", "send_and_close"]
 
 _LONGEST_S = 2.0
 _MOST = 64 << 20
+#: How long a caller may take nothing of a long answer.
+_STALLED_MS = 60_000
 
 
 class NoConnection:
@@ -19,9 +28,21 @@ class NoConnection:
     def discard_chunks(self) -> None:
         pass
 
+    def others_wait(self) -> bool:
+        """Whether another caller's connection waits to be accepted."""
+        return False
+
 
 class Connection(NoConnection):
     """uWSGI's current request's."""
+
+    def __init__(self) -> None:
+        import uwsgi
+
+        self._listening = list(uwsgi.sockets)
+
+    def others_wait(self) -> bool:
+        return bool(select.select(self._listening, (), (), 0)[0])
 
     def descriptor(self) -> int | None:
         """Return the descriptor of the connection that this thread serves."""
@@ -42,3 +63,52 @@ class Connection(NoConnection):
             if not chunk:
                 return
             left -= len(chunk)
+
+
+def keep(descriptor: int) -> int:
+    """Return a descriptor of the same connection that stays when uWSGI closes its own."""
+    own = os.dup(descriptor)
+    os.set_blocking(own, False)
+    return own
+
+
+def copy_of(ticket: Ticket) -> int | None:
+    """Return a descriptor of our own of a request's connection; None where it is not, or no longer, known."""
+    while True:
+        descriptor = ticket.descriptor
+        if descriptor is None:
+            return None
+        try:
+            own = os.dup(descriptor)
+        except OSError:
+            return None
+        if ticket.descriptor == descriptor:
+            return own
+        os.close(own)  # it was kept meanwhile, and its old number may be another caller's
+
+
+def send_and_close(descriptor: int, answer: bytes, sent: Callable[[], None]) -> None:
+    """Send an answer without waiting for its reader: a thread waits for one that takes it slowly."""
+    try:
+        written = os.write(descriptor, answer)
+    except BlockingIOError:
+        written = 0
+    except OSError:
+        written = len(answer)  # the caller has gone
+    if written < len(answer):
+        rest = memoryview(answer)[written:]
+        threading.Thread(target=_send_slowly, args=(descriptor, rest, sent), daemon=True).start()
+        return
+    os.close(descriptor)
+    sent()
+
+
+def _send_slowly(descriptor: int, rest: memoryview, sent: Callable[[], None]) -> None:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    with contextlib.suppress(OSError):
+        while rest and poll.poll(_STALLED_MS):
+            with contextlib.suppress(BlockingIOError):
+                rest = rest[os.write(descriptor, rest) :]
+    os.close(descriptor)
+    sent()

@@ -21,8 +21,11 @@ from .errors import ModelFailed
 __all__ = ["encode", "to_jsonable"]
 
 
-def encode(document: Any) -> bytes:
-    """Return a document as JSON in UTF-8.
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+
+
+def encode(document: Any, place: str = "") -> bytes:
+    """Return a document as JSON in UTF-8; `place` says where it stands, should something in it have no form.
 
     Raises
     ------
@@ -30,10 +33,10 @@ def encode(document: Any) -> bytes:
         Naming the type that has no JSON form, and where it stands.
     """
     try:
-        text = json.dumps(document, allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+        text = _ENCODER.encode(document)
     except (TypeError, ValueError, RecursionError):
         # What most models return needs nothing of ours; the walk through everything else is paid here only.
-        text = json.dumps(to_jsonable(document), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+        text = _ENCODER.encode(to_jsonable(document, place))
     return text.encode("utf-8", "backslashreplace")
 
 

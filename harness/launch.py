@@ -92,7 +92,7 @@ def _prepare(config: Config) -> None:
     os.makedirs(metrics)
     # prometheus-client before 0.10 reads the one, later ones the other.
     os.environ["prometheus_multiproc_dir"] = os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # noqa: SIM112
-    Slots.create(os.path.join(folder, "slots"), workers=config.workers, threads=config.threads)
+    Slots.create(os.path.join(folder, "slots"), workers=config.workers, threads=config.slots)
     os.chdir(config.working_dir)
 
 

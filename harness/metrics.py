@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Iterator
+from typing import Any, Iterator, Sequence
 
 from .slots import Slots
 
 __all__ = ["Metrics"]
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_WAITS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _PATHS = {"/model": "model", "/invocations": "invocations"}
 
 
@@ -52,6 +54,28 @@ class Metrics:
             registry=self._registry,
             buckets=_BUCKETS,
         )
+        self._rows = prometheus_client.Histogram(
+            "domino_batch_rows", "Rows of a joined prediction.", registry=self._registry, buckets=_ROWS
+        )
+        self._waits = prometheus_client.Histogram(
+            "domino_batch_wait_seconds",
+            "How long a request waited to be joined.",
+            registry=self._registry,
+            buckets=_WAITS,
+        )
+        self._splits = prometheus_client.Counter(
+            "domino_batch_splits", "Joined predictions that failed and were split.", registry=self._registry
+        )
+
+    def joined(self, rows: int, waited_s: Sequence[float]) -> None:
+        """Count a prediction of several requests' rows, and how long they waited for it."""
+        self._rows.observe(rows)
+        for seconds in waited_s:
+            self._waits.observe(seconds)
+
+    def split(self) -> None:
+        """Count a joined prediction that failed, and is asked for again in halves."""
+        self._splits.inc()
 
     @property
     def content_type(self) -> str:

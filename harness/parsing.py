@@ -26,10 +26,15 @@ def parse_json(body: bytes, *, strict: bool = True) -> Any:
         It is not JSON.
     """
     try:
-        return json.loads(body, parse_constant=_no_constant if strict else None)
+        return (_STRICT if strict else _LENIENT).decode(body.decode(json.detect_encoding(body), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the body is not JSON: {error}", code="INVALID_JSON") from None
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON value; use null")
+
+
+# `json.loads` would make a decoder for each body.
+_STRICT = json.JSONDecoder(parse_constant=_no_constant)
+_LENIENT = json.JSONDecoder()

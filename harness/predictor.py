@@ -12,7 +12,7 @@ from typing import Any, Callable, Sequence
 from .config import Config
 from .errors import InvalidInput, StartFailed
 
-__all__ = ["Call", "FilePredictor", "Predictor", "load_predictor", "parse_call"]
+__all__ = ["Call", "FilePredictor", "Input", "Predictor", "load_predictor", "parse_call"]
 
 
 class Call:
@@ -39,6 +39,36 @@ class Call:
         self.data = data
         self.parameters = parameters
         self.params = params
+
+
+class Input:
+    """What a request asks of the model, up to the model itself.
+
+    Attributes
+    ----------
+    run : callable
+        Lets the model answer this request alone; may still find that it does not fit (`InvalidInput`).
+    key : object
+        Inputs with the same key can be joined; None where this one has to stay alone.
+    rows : int
+        How many rows it has, where it can be joined.
+    row, table : dict, Table or None
+        Its one row as JSON gave it, to be checked with others' at once; or all its rows, checked.
+    params : dict or None
+    wrap : callable or None
+        Makes the whole answer of its part of a joined one.
+    """
+
+    __slots__ = ("key", "params", "row", "rows", "run", "table", "wrap")
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self.run = run
+        self.key: Any = None
+        self.rows = 0
+        self.row: Any = None
+        self.table: Any = None
+        self.params: Any = None
+        self.wrap: Any = None
 
 
 def parse_call(body: Any) -> Call:
@@ -76,11 +106,14 @@ def json_type(value: Any) -> str:
 class Predictor:
     """What the rest of the harness asks of a model; see `FilePredictor` and `registry.RegistryPredictor`.
 
-    Methods to write: `call`, `describe`. `invoke` (MLflow's scoring protocol) is refused unless it is written too.
+    Methods to write: `prepare_call`, `describe`. What /invocations asks for (MLflow's scoring protocol) is refused
+    unless `prepare_body` is written too; requests are never joined unless `joined` is set.
     """
 
     #: What the owner of the endpoint should know about how this model is served.
     notes: Sequence[str] = ()
+    #: What joins requests, where they may be.
+    joined: Any = None
 
     def call(self, call: Call) -> Any:
         """Answer a request to /model.
@@ -90,10 +123,18 @@ class Predictor:
         InvalidInput
             The request does not fit the model. Anything else that is raised is the model's own failure.
         """
-        raise NotImplementedError
+        return self.prepare_call(call).run()
 
     def invoke(self, body: bytes, content_type: str) -> Any:
         """Answer a request to /invocations."""
+        return self.prepare_body(body, content_type).run()
+
+    def prepare_call(self, call: Call) -> Input:
+        """Check a request to /model as far as it can be checked alone; raises as `call`."""
+        raise NotImplementedError
+
+    def prepare_body(self, body: bytes, content_type: str) -> Input:
+        """Check a request to /invocations; what is run gives the whole answer."""
         raise InvalidInput(
             "/invocations is MLflow's scoring protocol; this endpoint is a function of a project: use /model"
         )
@@ -113,6 +154,11 @@ def load_predictor(config: Config) -> Predictor:
     """
     try:
         if config.source.kind == "File":
+            if config.max_batch_size > 1:
+                raise StartFailed(
+                    f"max_batch_size={config.max_batch_size}: calls of a project's function cannot be joined, only rows "
+                    "for a registered model with a signature; set max_batch_size=1"
+                )
             return FilePredictor(config)
         from .registry import RegistryPredictor
 
@@ -150,7 +196,10 @@ class FilePredictor(Predictor):
         self._function = _find(module, source.function, source.file)
         self._signature = _signature_of(self._function)
 
-    def call(self, call: Call) -> Any:
+    def prepare_call(self, call: Call) -> Input:
+        return Input(lambda: self._call(call))
+
+    def _call(self, call: Call) -> Any:
         if call.params is not None:
             raise InvalidInput("`params` are of MLflow models; this endpoint is a function: put them into `data`")
         args: Sequence[Any] = call.parameters or ()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import os
+import threading
 from typing import Any, Mapping
 
 from .config import Config
-from .errors import InvalidInput
-from .predictor import Call, Predictor
+from .errors import InvalidInput, StartFailed
+from .joined import Joined, reason_against
+from .predictor import Call, Input, Predictor
 from .problems import Problems, Unknown
 from .schema import Columns, Signature, Tensors, compile_signature
 from .scoring import Body, columns_of, hinted_of, parse_body, tensors_of
@@ -43,6 +46,26 @@ class RegistryPredictor(Predictor):
         self._strict = config.strict_schema
         self._compile(metadata)
         self._bare = self._without_enforcement()
+        #: A joined prediction may run in another thread; there are never more at once than the setting says.
+        self._turn: Any = contextlib.nullcontext()
+        if config.max_batch_size > 1:
+            self._turn = threading.BoundedSemaphore(config.threads)
+            self.joined = self._join(config.max_batch_size)
+
+    def _join(self, max_rows: int) -> Joined:
+        why = ""
+        if self._model.metadata.signature is None:
+            why = "the model has no signature"
+        elif self._hinted:
+            why = "the model's signature came from a type hint"
+        elif not self._strict:
+            why = "its requests are not checked here (strict_schema=false, or a type that only MLflow checks)"
+        why = why or reason_against(self._signature.inputs)
+        if why:
+            raise StartFailed(
+                f"max_batch_size={max_rows}: requests of this model cannot be joined: {why}; set max_batch_size=1"
+            )
+        return Joined(self._signature.inputs, self.predict, max_rows)
 
     def _compile(self, metadata: Any) -> None:
         if metadata.signature is None:
@@ -73,36 +96,55 @@ class RegistryPredictor(Predictor):
             return model
         return bare
 
-    def call(self, call: Call) -> Any:
+    def prepare_call(self, call: Call) -> Input:
+        if not self._strict:
+            return Input(lambda: _jsonable(self._lenient(self._lenient_call(call), call.params)))
         problems = Problems()
-        if self._strict:
-            params = self._signature.take_params(call.params, problems)
-            data = self._signature.inputs.of_call(call.data, call.parameters, problems)
-            problems.raise_if_any()
-            return _jsonable(self._predict(self._bare, data, params))
-        return _jsonable(self._lenient(self._lenient_call(call), call.params))
+        params = self._signature.take_params(call.params, problems)
+        if self.joined is not None and call.data is not None and not problems:
+            alone = Input(lambda: self._answer_call(call, params, Problems()))
+            if self.joined.take_row(alone, call.data, params, call.params):
+                return alone
+        if self.joined is None or problems:
+            return Input(lambda: self._answer_call(call, params, problems))
+        table = self.joined.table_of_call(call, problems)
+        problems.raise_if_any()
+        return self.joined.input(table, params, call.params)
 
-    def invoke(self, body: bytes, content_type: str) -> Any:
+    def _answer_call(self, call: Call, params: Mapping[str, Any] | None, problems: Problems) -> Any:
+        data = self._signature.inputs.of_call(call.data, call.parameters, problems)
+        problems.raise_if_any()
+        return self.predict(data, params)
+
+    def prepare_body(self, body: bytes, content_type: str) -> Input:
         parsed = parse_body(body, content_type, strict=self._strict)
         if parsed.format == "unified":
             data, params = self._unified(parsed.data)
-            return _jsonable(self._lenient(data, params))
+            return Input(lambda: _jsonable(self._lenient(data, params)))
         if not self._strict or parsed.format == "parquet":
-            return {"predictions": _jsonable(self._lenient(self._lenient_body(parsed), parsed.params))}
+            return Input(lambda: _predictions(_jsonable(self._lenient(self._lenient_body(parsed), parsed.params))))
         problems = Problems()
         for key in parsed.extra:
             problems.add(f"key {key!r}", "is not of MLflow's scoring protocol")
         params = self._signature.take_params(parsed.params, problems)
-        data = self._check_body(parsed, problems)
+        inputs = self._signature.inputs if self.joined is None else self.joined.inputs
+        data = self._check_body(parsed, inputs, problems)
         problems.raise_if_any()
-        return {"predictions": _jsonable(self._predict(self._bare, data, params))}
+        if self.joined is None:
+            return Input(lambda: _predictions(self.predict(data, params)))
+        return self.joined.input(self.joined.table(data), params, parsed.params, _predictions)
+
+    def predict(self, data: Any, params: Mapping[str, Any] | None) -> Any:
+        """Let the model predict checked data; the answer is fit for `encoding`."""
+        with self._turn:
+            return _jsonable(self._predict(self._bare, data, params))
 
     def invoke_leniently(self, body: bytes) -> Any:
         parsed = parse_body(body, "application/json", strict=False)
         return {"predictions": _jsonable(self._lenient(self._lenient_body(parsed), parsed.params))}
 
-    def _check_body(self, body: Body, problems: Problems) -> Any:
-        inputs = self._signature.inputs
+    @staticmethod
+    def _check_body(body: Body, inputs: Any, problems: Problems) -> Any:
         if isinstance(inputs, Columns):
             return columns_of(body, inputs, problems)
         if isinstance(inputs, Tensors):
@@ -203,6 +245,10 @@ def _read_table(body: Body, schema: Any) -> Any:
         return pandas.read_csv(io.StringIO(body.data), dtype=dtypes)
     except Exception as error:
         raise InvalidInput(f"the body is no {body.format} that pandas can read: {error}") from error
+
+
+def _predictions(answer: Any) -> dict[str, Any]:
+    return {"predictions": answer}
 
 
 def _jsonable(result: Any) -> Any:

@@ -79,6 +79,10 @@ class Kind:
                 problems.add(f"{place}, row {row}", str(mismatch))
         return cells
 
+    def is_settled(self, cells: Any) -> bool:
+        """Whether a column of these cells has the type that it has among any others."""
+        return not any(cell is None for cell in cells)
+
     def schema(self) -> dict[str, Any]:
         """Return the JSON schema."""
         raise NotImplementedError
@@ -121,6 +125,9 @@ class Scalar(Kind):
                 good = False
                 problems.add(f"{place}, row {row}", str(mismatch))
         return self._array(cells, numpy) if good else cells
+
+    def is_settled(self, cells: Any) -> bool:
+        return getattr(cells, "dtype", None) == self.dtype if self.dtype else super().is_settled(cells)
 
     def _at_once(self, values: Sequence[Any], numpy: Any) -> Any:
         """Return the column where a look at the types is enough to know that it fits, else None."""

@@ -6,12 +6,14 @@ leaves as it is. Every problem of a request is reported at once, with its row an
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from .kinds import kind_of
 from .problems import Mismatch, Problems, Unknown, show
-from .scalars import Kind
+from .scalars import Kind, Scalar
+from .tables import Table, block_of
 from .tensors import Tensor
 
 __all__ = ["Columns", "Hinted", "Layout", "Params", "Signature", "Tensors", "compile_signature"]
@@ -47,6 +49,7 @@ class Layout(NamedTuple):
 
 
 PLAIN = Layout()
+_LISTS_AND_NULLS = frozenset((list, dict, type(None)))
 
 
 class Columns:
@@ -64,6 +67,21 @@ class Columns:
         self.named = named
         self.names = [column.name for column in columns]
         self._known = set(self.names)
+        self._depths = {column.name: column.kind.depth for column in columns}
+        self._flat = named and all(isinstance(column.kind, Scalar) for column in columns)
+        self._index: Any = None
+        #: What `frame` makes of a table: the frame; `unbuilt` leaves it as it is.
+        self._finish = self.build
+
+    def unbuilt(self) -> Columns:
+        """Return the same check, which gives a `Table` instead of a frame."""
+        other = copy.copy(self)
+        other._finish = lambda table: table
+        return other
+
+    def is_flat_row(self, data: Mapping[str, Any]) -> bool:
+        """Whether data is one row with a value of some scalar type for every column, to be checked with others."""
+        return self._flat and data.keys() == self._known and not _LISTS_AND_NULLS.intersection(map(type, data.values()))
 
     def of_call(self, data: Mapping[str, Any] | None, parameters: Sequence[Any] | None, problems: Problems) -> Any:
         """Return the frame of a request to /model: one row, or many where every value is a list."""
@@ -106,17 +124,41 @@ class Columns:
                 )
                 if layout.arrays and column.kind.depth and not problems:
                     cells[column.name] = column.kind.as_arrays(cells[column.name])
-        return None if problems else self._build(cells, count, layout)
+        if problems:
+            return None
+        rows = len(next(iter(cells.values()))) if cells else count
+        return self._finish(Table(cells, rows, layout, self._joins_as(cells, layout)))
 
-    def _build(self, cells: dict[str, Any], count: int, layout: Layout) -> Any:
+    def build(self, table: Table) -> Any:
+        """Return the ``pandas.DataFrame`` of a table."""
         import pandas
 
-        index = layout.index if layout.index is not None or cells else range(count)
+        cells, layout = table.cells, table.layout
+        if layout.index is None and self.named and len(cells) == len(self.names):
+            block = block_of(table)
+            if block is not None:
+                if self._index is None:
+                    self._index = pandas.Index(self.names)
+                return pandas.DataFrame(block.T, columns=self._index.view(), copy=False)
+        index = layout.index if layout.index is not None or cells else range(table.rows)
         frame = pandas.DataFrame(cells, index=index)
         if not self.named:
             labels = layout.labels
             frame.columns = labels if labels is not None else pandas.RangeIndex(len(frame.columns))
         return frame
+
+    def _joins_as(self, cells: Mapping[str, Any], layout: Layout) -> Any:
+        """Return what another request's table must have the same to be joined; None where it must stay alone.
+
+        A column whose type depends on its values would get another one from its neighbours.
+        """
+        if layout.index is not None or not cells:
+            return None
+        for column in self.columns:
+            values = cells.get(column.name)
+            if column.kind.name == "any" or (values is not None and not column.kind.is_settled(values)):
+                return None
+        return (tuple(cells), tuple(map(str, layout.labels)) if layout.labels is not None else None, layout.arrays)
 
     def _check_names(self, data: Mapping[str, Any], problems: Problems) -> None:
         for name in data:
@@ -133,8 +175,7 @@ class Columns:
             problems.add("", f"the columns have different numbers of rows: {told}")
 
     def _holds_many_rows(self, data: Mapping[str, Any]) -> bool:
-        depths = {column.name: column.kind.depth for column in self.columns}
-        return bool(data) and all(_deeper(value, depths.get(name, 0)) for name, value in data.items())
+        return bool(data) and all(_deeper(value, self._depths.get(name, 0)) for name, value in data.items())
 
     def _listed(self) -> str:
         shown = ", ".join(self.names[:30])
@@ -158,6 +199,16 @@ class Tensors:
         self.tensors = tensors
         self.named = tensors[0].name is not None
         self.names = [tensor.name if tensor.name is not None else "inputs" for tensor in tensors]
+
+    def table(self, data: Any) -> Table:
+        """Return a request's array, or its arrays by name, as a table."""
+        cells = data if self.named else {self.names[0]: data}
+        lengths = {array.shape[0] if array.ndim else 0 for array in cells.values()}
+        key = tuple((name, array.dtype.str, array.shape[1:]) for name, array in cells.items())
+        return Table(cells, min(lengths), PLAIN, key if len(lengths) == 1 else None)
+
+    def build(self, table: Table) -> Any:
+        return table.cells if self.named else table.cells[self.names[0]]
 
     def of_call(self, data: Mapping[str, Any] | None, parameters: Sequence[Any] | None, problems: Problems) -> Any:
         """Return the array, or the arrays by name, of a request to /model; the only nameless one is `inputs`."""

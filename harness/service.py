@@ -18,7 +18,7 @@ from .predictor import Predictor, parse_call
 from .tokens import Tokens
 from .tracker import Ticket
 
-__all__ = ["TICKET", "Service"]
+__all__ = ["TICKET", "Service", "Work", "bug", "discard_body", "failure"]
 
 #: Where in the WSGI environment a request's ticket is.
 TICKET = "domino.ticket"
@@ -27,6 +27,33 @@ _BODY_READ = "domino.body_read"
 _DISCARD = 64 << 20
 #: curl's default is a form; scripts rarely say anything else than JSON.
 _JSON_TYPES = ("", "application/json", "text/json", "text/plain", "application/x-www-form-urlencoded")
+
+
+class Work:
+    """One request for the model.
+
+    Attributes
+    ----------
+    path : str
+    ticket : Ticket
+    body : bytes
+    form : callable
+        Makes the answer's body of this and of the result.
+    input : Input
+        What was checked.
+    started : float
+        When the body was read, of ``time.perf_counter()``.
+    """
+
+    __slots__ = ("body", "form", "input", "path", "started", "ticket")
+
+    def __init__(self, environ: Mapping[str, Any], body: bytes, form: Callable[[Work, Any], bytes]) -> None:
+        self.path: str = environ.get("PATH_INFO", "")
+        self.ticket: Ticket = environ[TICKET]
+        self.body = body
+        self.form = form
+        self.started = time.perf_counter()
+        self.input: Any = None
 
 
 class Service:
@@ -45,40 +72,59 @@ class Service:
         self._tokens = tokens
         self._redaction = Redaction(config.secrets)
         self._release = _release(config)
+        self._encoded_release = encode(self._release)
 
     def authenticate(self, environ: Mapping[str, Any]) -> None:
         self._tokens.check(environ.get("HTTP_AUTHORIZATION", ""))
 
     def model(self, environ: dict[str, Any]) -> bytes:
         """Answer POST /model."""
-        ticket = environ[TICKET]
-        kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
-        if kind not in _JSON_TYPES and not kind.endswith("+json"):
-            raise Unsupported(f"the body must be application/json, not {kind}")
-        body = self.read_body(environ)
-        call = parse_call(parse_json(body))
-        started = time.perf_counter()
-        result = self._run(ticket, lambda: self._predictor.call(call))
-        elapsed_ms = (time.perf_counter() - started) * 1000
-        answer = encode(
-            {
-                "model_time_in_ms": int(elapsed_ms),
-                "release": self._release,
-                "request_id": ticket.request_id,
-                "result": result,
-                "timing": elapsed_ms,
-            }
-        )
-        self._log_bodies(ticket, body, answer)
-        return answer
+        return self.answer(self.accept_model(environ))
 
     def invocations(self, environ: dict[str, Any]) -> bytes:
         """Answer POST /invocations, as MLflow's scoring server does."""
-        ticket = environ[TICKET]
+        return self.answer(self.accept_invocations(environ))
+
+    def accept_model(self, environ: dict[str, Any]) -> Work:
+        """Read and check a request to /model, up to the model."""
+        kind = environ.get("CONTENT_TYPE", "")
+        if kind != "application/json":
+            kind = kind.partition(";")[0].strip().lower()
+            if kind not in _JSON_TYPES and not kind.endswith("+json"):
+                raise Unsupported(f"the body must be application/json, not {kind}")
         body = self.read_body(environ)
-        answer = encode(self._run(ticket, lambda: self._predictor.invoke(body, environ.get("CONTENT_TYPE", ""))))
-        self._log_bodies(ticket, body, answer)
+        call = parse_call(parse_json(body))
+        work = Work(environ, body, self._envelope)
+        work.input = self._run(work.ticket, lambda: self._predictor.prepare_call(call))
+        return work
+
+    def accept_invocations(self, environ: dict[str, Any]) -> Work:
+        """Read and check a request to /invocations, up to the model."""
+        body = self.read_body(environ)
+        work = Work(environ, body, lambda _, result: encode(result))
+        kind = environ.get("CONTENT_TYPE", "")
+        work.input = self._run(work.ticket, lambda: self._predictor.prepare_body(body, kind))
+        return work
+
+    def answer(self, work: Work) -> bytes:
+        """Let the model answer a request alone."""
+        return self.render(work, self._run(work.ticket, work.input.run))
+
+    def render(self, work: Work, result: Any) -> bytes:
+        """Return the body of the answer with this result."""
+        answer = work.form(work, result)
+        self._log_bodies(work.ticket, work.body, answer)
         return answer
+
+    def _envelope(self, work: Work, result: Any) -> bytes:
+        elapsed_ms = (time.perf_counter() - work.started) * 1000
+        return b'{"model_time_in_ms":%d,"release":%s,"request_id":"%s","result":%s,"timing":%s}' % (
+            int(elapsed_ms),
+            self._encoded_release,
+            work.ticket.request_id.encode("ascii"),
+            encode(result, "result"),
+            repr(elapsed_ms).encode("ascii"),
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
@@ -128,15 +174,24 @@ class Service:
         except Refusal:
             raise
         except BaseException as error:
-            raise ModelFailed(
-                "the model failed; the traceback is in the replica's log, under this request_id",
-                traceback=traceback.format_exc(),
-            ) from error
+            raise failure() from error
 
     def _log_bodies(self, ticket: Ticket, body: bytes, answer: bytes) -> None:
         if self._config.log_http_request_response:
             log("request {}".format(body.decode("utf-8", "replace")), request_id=ticket.request_id)
             log("answer {}".format(answer.decode("utf-8", "replace")), request_id=ticket.request_id)
+
+
+def failure() -> ModelFailed:
+    """Return what the caller is told of the exception that is handled just now."""
+    text = "the model failed; the traceback is in the replica's log, under this request_id"
+    return ModelFailed(text, traceback=traceback.format_exc())
+
+
+def bug(error: BaseException, request_id: str) -> Refusal:
+    """Log an exception that is the harness's own, and return what the caller is told."""
+    log("the harness itself failed", request_id=request_id, error=error)
+    return Refusal("the harness failed; the traceback is in the replica's log, under this request_id")
 
 
 def content_length(environ: Mapping[str, Any]) -> int:

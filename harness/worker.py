@@ -10,10 +10,12 @@ import threading
 import time
 from typing import Any
 
-from .app import Front, create_app
+from .app import Front, create_app, is_untouched
 from .config import Config
 from .connection import Connection
 from .errors import StartFailed
+from .hot import HotPath
+from .joining import Joiner
 from .log import Redaction, log
 from .metrics import Metrics
 from .predictor import Predictor, load_predictor
@@ -77,12 +79,32 @@ class Worker:
         service = Service(self._config, predictor, tokens)
         self._warm(predictor)
         tracker = Tracker(self._config.request_timeout_s, slots=self._slots, worker=self._number)
-        front = Front(create_app(service, metrics), tracker, metrics, Connection())
+        front = self._front(service, tracker, metrics, predictor)
         threading.Thread(target=self._tick, args=(tokens, front), name="domino-ticker", daemon=True).start()
         faulthandler.cancel_dump_traceback_later()
         self._slots.set_load_time(self._number, time.monotonic() - started)
         self._slots.set_state(self._number, State.READY)
         self._open_when_all_are_ready(time.monotonic() - started)
+        return front
+
+    def _front(self, service: Service, tracker: Tracker, metrics: Metrics, predictor: Predictor) -> Front:
+        import uwsgi
+
+        app, connection = create_app(service, metrics), Connection()
+        front = Front(app, tracker, metrics, connection)
+        joiner = None
+        if predictor.joined is not None:
+            joiner = Joiner(
+                predictor.joined,
+                send=front.send,
+                keep=front.keep,
+                others_wait=connection.others_wait,
+                observer=metrics,
+                delay_s=self._config.max_batch_delay_ms / 1000,
+                note=lambda note: self._status.move("warming", note=note),
+            )
+            uwsgi.atexit = joiner.finish  # uWSGI takes a worker for idle whose callers are kept
+        front.hot = HotPath(service, lambda: is_untouched(app), joiner)
         return front
 
     def _load(self) -> Predictor:

@@ -170,6 +170,12 @@ class Settings:
     workers: int = option(1, whole(1, 64), "processes of a replica")
     threads: int = option(1, whole(1, 256), "requests that a process runs at once")
     max_queue: int = option(256, whole(0, 4096), "requests that may wait for a replica before callers get 429")
+    max_batch_size: int = option(
+        1, whole(1, 256), "rows of concurrent requests that a process joins into one prediction (1: never)"
+    )
+    max_batch_delay_ms: float = option(
+        5.0, decimal(0, 1000), "longest wait of a request to be joined, in ms; none when nobody else is there"
+    )
     worker_max_requests: int = option(0, whole(0, 10**9), "recycle a process after so many requests (0: never)")
     worker_max_memory: int = option(0, size(0, 1 << 44), "recycle a process that is larger than this (0: never)")
     request_timeout_s: float = option(60.0, decimal(0.1, 86400), "time limit of a request, then 504")

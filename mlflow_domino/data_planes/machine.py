@@ -44,6 +44,8 @@ class MachineDataPlane(DataPlane):
         self.name = declaration.name
         self.home = home
         self.declaration = declaration
+        if declaration.exposed and not declaration.tls_certificate and not declaration.url.startswith("https://"):
+            self.caution = "the gateway is exposed without TLS: tokens travel in clear; set tls_certificate and tls_key"
         self.supervisor = Supervisor(home)
         self.gateway = LocalGateway(home, declaration, self.addresses)
 
@@ -206,8 +208,8 @@ class MachineDataPlane(DataPlane):
 
 
 _HARNESS_SETTINGS = (
-    "workers", "threads", "max_queue", "worker_max_requests", "worker_max_memory", "request_timeout_s", "max_body",
-    "drain_s", "start_timeout_s", "strict_schema", "debug", "log_http_request_response", "warmup_file",
+    "workers", "threads", "max_queue", "max_batch_size", "max_batch_delay_ms", "worker_max_requests",
+    "worker_max_memory", "request_timeout_s", "max_body", "drain_s", "start_timeout_s", "strict_schema", "debug", "log_http_request_response", "warmup_file",
 )  # fmt: skip
 
 
