@@ -24,7 +24,7 @@ setup(
         "mlflow_domino._dockerfiles",
     ],
     package_dir={"mlflow_domino._harness": "harness", "mlflow_domino._dockerfiles": "dockerfiles"},
-    package_data={"mlflow_domino._harness": ["*"], "mlflow_domino._dockerfiles": ["*/*"]},
+    package_data={"mlflow_domino._harness": ["*"], "mlflow_domino._dockerfiles": ["*/Dockerfile", "*/*/Dockerfile"]},
     install_requires=[
         "mlflow>=3.1",  # the plugin's host: registry, model files, deployments CLI
         "sqlalchemy>=2.0",  # records; MLflow brings it

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from mlflow_domino.engine import Engine
-from mlflow_domino.errors import EnvironmentFailed, Failed
+from mlflow_domino.errors import EnvironmentFailed, Failed, InvalidInput
 from mlflow_domino.home import Home, read_json, write_json
 
 __all__ = [
@@ -239,12 +239,25 @@ class Images:
         raise EnvironmentFailed(f"{reference} has no Python: put python3 (3.8 or later) on the image's PATH.")
 
 
-def image_named(environment: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Part the setting `environment` into an image's name, which may be empty, and requirements."""
-    images = [item for item in environment if _IMAGE.fullmatch(item) and not item.endswith(_FILES)]
+def image_named(environment: Sequence[str], known: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """Part the setting `environment` into an image's name, which may be empty, and requirements.
+
+    Parameters
+    ----------
+    known : mapping of str to str
+        Images by the names that ``config.toml`` gives them.
+
+    Raises
+    ------
+    InvalidInput
+        Where there are two images.
+    """
+    shaped = [item for item in environment if _IMAGE.fullmatch(item) and not item.endswith(_FILES)]
+    images = [item for item in environment if item in known or item in shaped]
     if len(images) > 1:
-        raise EnvironmentFailed(f"environment: one image is wanted, not {len(images)}: {', '.join(images)}.")
-    return (images[0] if images else "", tuple(item for item in environment if item not in images))
+        raise InvalidInput(f"environment: one image is wanted, not {len(images)}: {', '.join(images)}.")
+    named = known.get(images[0], images[0]) if images else ""
+    return named, tuple(item for item in environment if item not in images)
 
 
 def dockerfile(name: str) -> str:

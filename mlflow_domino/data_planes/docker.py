@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_domino import logs, secret, source, tree
 from mlflow_domino.config import Secrets
 from mlflow_domino.data_planes.base import Log, World
-from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.data_planes.declaration import Declaration, tables
 from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, MachineDataPlane, harness_settings, install_harness
 from mlflow_domino.data_planes.replica import ReplicaState
 from mlflow_domino.data_planes.tier import Tier, tier_named
@@ -173,7 +173,7 @@ class DockerDataPlane(MachineDataPlane):
         tier_named(version.settings.hardware_tier, self.home)  # known before anything is built
         path = source.folder_of(version.source, folder)
         model = path if version.source.kind == "Registry" else None
-        named, requirements = image_named(version.settings.environment)
+        named, requirements = image_named(version.settings.environment, self._environment_images())
         base = self.images.base(named or self._default_environment(version, model), log)
         settings = replace(version.settings, environment=requirements, python_version=base.minor)
         # A model's lock is whole, and goes before what the image has; a project runs on what the image has.
@@ -190,6 +190,17 @@ class DockerDataPlane(MachineDataPlane):
         image = self._version_image(version, packages, path, harness, log)
         lock = hashlib.sha256(built.lock_text.encode()).hexdigest()
         return Artifact(image, lock, harness, base.version, tuple(built.notes))
+
+    def _environment_images(self) -> dict[str, str]:
+        """Return the images that ``[environments.NAME]`` of the configuration file names."""
+        found = {}
+        for name, table in tables(self.home.config, "environments").items():
+            if set(table) != {"image"} or not isinstance(table["image"], str):
+                raise InvalidInput(
+                    f"{self.home.config}: [environments.{name}] wants one key, image, with an image's name."
+                )
+            found[name] = table["image"]
+        return found
 
     def _default_environment(self, version: Version, model: Path | None) -> str:
         """Return the image for the Python that the version wants."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import subprocess
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +67,24 @@ def test_a_users_own_image_is_the_environment_and_its_packages_can_be_imported(
     project = deployment.project(tmp_path / "p", code)
     view = deployment.create("own", project, environment=own, username="ada", project="engine")
     assert deployment.call(view, {"data": {}}).json()["result"] == [42, 12574, 12574, "/mnt/ada/engine"]
+
+
+def test_an_environment_may_have_a_name_in_the_configuration_file_and_keeps_the_packages_that_it_has(
+    deployment: Deployment, image: Made, tmp_path: Path
+) -> None:
+    own = image("whole", f"FROM {BASE}\n{installed('six==1.16.0')}\nUSER 0")
+    config = deployment.home.config
+    before = config.read_text()
+    config.write_text(before + f'[environments.company]\nimage = "{own}"\n')
+    try:
+        view = deployment.create("named", deployment.project(tmp_path / "p", ECHO, VALUE=1), environment="company")
+    finally:
+        config.write_text(before)
+    assert deployment.call(view, {"data": {}}).json()["result"] == 1
+    version = deployment.controller.find_version("named")
+    lock = (deployment.home.version(version.id) / "requirements.lock").read_text()
+    assert "flask==" in lock
+    assert "six==" not in lock
 
 
 def test_an_image_without_the_packages_is_refused_naming_each(
@@ -153,16 +170,6 @@ def test_no_secret_is_in_an_image(deployment: Deployment, tmp_path: Path) -> Non
     whole += subprocess.run(history, capture_output=True, check=True).stdout
     for secret in ("s3cr3t-index", "s3cr3t-variable", deployment.token, str(deployment.home.root)):
         assert secret.encode() not in whole, secret
-
-
-def test_contexts_are_the_same_bytes_whatever_time_and_owner_files_have(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("x")
-    members = [Entry("z/a", path=tmp_path / "a"), Entry("b", content=b"y"), Entry("c", link="b")]
-    first, second = io.BytesIO(), io.BytesIO()
-    assert context(members, first) == context(list(reversed(members)), second)
-    with tarfile.open(fileobj=io.BytesIO(first.getvalue())) as tar:
-        assert tar.getnames() == ["b", "c", "z", "z/a"]
-        assert {(m.mtime, m.uid, m.gid, m.uname) for m in tar.getmembers()} == {(0, 0, 0, "")}
 
 
 def test_a_refused_build_leaves_its_log_with_the_version(deployment: Deployment, image: Made, tmp_path: Path) -> None:

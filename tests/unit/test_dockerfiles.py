@@ -9,7 +9,7 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "dockerfiles"
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*/Dockerfile")), ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("Dockerfile")), ids=lambda p: str(p.parent.relative_to(FOLDER)))
 def test_hadolint_finds_nothing(path: Path) -> None:
     program = Path(sys.executable).parent / "hadolint"
     if not program.exists():
