@@ -152,7 +152,7 @@ class Settings:
     environment: tuple[str, ...] = option(
         (),
         listing(r"[^\x00-\x1f]{1,1024}", "requirements"),
-        "requirements of a project's environment, such as pandas==2.2.3,scikit-learn",
+        "requirements of a project's environment, such as pandas==2.2.3,scikit-learn; with Docker also an image",
     )
     python_version: str = option(
         "", text(r"3\.\d{1,2}(\.\d{1,3})?", "a version such as 3.11"), "interpreter to use instead of the model's own"
