@@ -20,15 +20,13 @@ from pathlib import Path
 import psutil
 
 from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.disk import mount_of
 from mlflow_domino.errors import DominoError
 from mlflow_domino.home import Home
 
 __all__ = ["Finding", "Verdict", "findings"]
 
 #: SQLite's write-ahead log, and locks, do not work on what several machines share.
-_NETWORK = re.compile(
-    r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|gpfs|glusterfs|beegfs|ocfs2|gfs2|(fuse\.)?(sshfs|s3fs|gcsfuse|rclone|glusterfs)"
-)
 #: An environment with scikit-learn takes half of it.
 _SPACE = 2 << 30
 #: Connections that may wait for a replica: max_queue, workers and threads of the defaults, with room.
@@ -158,9 +156,9 @@ def _home(home: Home) -> Iterator[Finding]:
     elsewhere = "set MLFLOW_DOMINO_HOME to a folder of yours on a local disk"
     yield _writable(home, elsewhere)
     there = _existing(home.root)
-    mount = _mount(there)
+    mount = mount_of(there)
     if mount is not None:
-        shared = _NETWORK.fullmatch(mount.kind)
+        shared = mount.shared
         verdict = Verdict.MISSING if shared else Verdict.OK
         yield Finding("File system", verdict, f"{mount.kind} at {mount.point}", elsewhere if shared else "")
         if "noexec" in mount.options:
@@ -188,25 +186,6 @@ def _writable(home: Home, elsewhere: str) -> Finding:
 
 def _existing(path: Path) -> Path:
     return next((folder for folder in (path, *path.parents) if folder.exists()), Path("/"))
-
-
-@dataclass(frozen=True)
-class _Mount:
-    point: Path
-    kind: str
-    options: tuple[str, ...]
-
-
-def _mount(path: Path) -> _Mount | None:
-    """Return the mount that a path lies on: the longest, and of those the last."""
-    real = path.resolve()
-    best = None
-    with contextlib.suppress(OSError, psutil.Error):
-        for partition in psutil.disk_partitions(all=True):
-            point = Path(partition.mountpoint)
-            if real.is_relative_to(point) and (best is None or len(point.parts) >= len(best.point.parts)):
-                best = _Mount(point, partition.fstype, tuple(partition.opts.split(",")))
-    return best
 
 
 def _gateway(home: Home, declaration: Declaration) -> Iterator[Finding]:

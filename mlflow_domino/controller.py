@@ -16,7 +16,8 @@ from mlflow_domino.config import Secrets, Settings, parse
 from mlflow_domino.data_planes.base import DataPlane, Log
 from mlflow_domino.data_planes.declaration import declared
 from mlflow_domino.data_planes.kinds import plane_of
-from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, InvalidInput, NotFound, Refused
+from mlflow_domino.disk import mount_of
+from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, InvalidInput, NotFound, Refused, Unsupported
 from mlflow_domino.home import Home
 from mlflow_domino.models import Endpoint, Operation, Status, Target, Token, Version, new_id
 from mlflow_domino.rollout import Rollout, routed
@@ -63,6 +64,12 @@ class Controller:
         """Return the controller of the data plane that a target URI names; finishes or undoes what was interrupted."""
         home = home or Home.find()
         home.ensure()
+        mount = mount_of(home.root)
+        if mount is not None and mount.shared:
+            raise Unsupported(
+                f"{home.root} lies on a network file system ({mount.kind}), where records and sockets do not work; set "
+                "MLFLOW_DOMINO_HOME to a folder on a disk of this machine."
+            )
         plane = plane_of(home, declared(target_uri, home))
         return cls(home, plane, SqliteRecords(home.database), say, recover=recover)
 
@@ -104,12 +111,16 @@ class Controller:
             with self._changing(endpoint.id, "create") as endpoint:
                 if endpoint.latest is not None:
                     raise AlreadyExists(f"Endpoint {name!r} exists; `update` publishes a new version of it.")
+                if existing is not None and self.records.versions(endpoint.id):
+                    endpoint = self._forget_settings(endpoint)  # of a create that failed
                 token = self._access.first(endpoint)
                 self._publish_version(endpoint, model_uri, config)
         except Refused:
             if existing is None and self._find(endpoint.id).latest is None:
                 self.delete(name)  # a refusal leaves nothing behind; a failure leaves its logs
             raise
+        if self.plane.caution:
+            self._say(f"note: {self.plane.caution}")
         return self.endpoint(name), token
 
     def update(self, name: str, model_uri: str | None = None, config: Mapping[str, Any] | None = None) -> EndpointView:
@@ -282,6 +293,10 @@ class Controller:
             f"Endpoint {endpoint.name!r} has no version {number if number is not None else wanted}; there are: {numbers}."
         )
 
+    def _forget_settings(self, endpoint: Endpoint) -> Endpoint:
+        secret.save(self.home.endpoint(endpoint.id) / "secrets.json", Secrets())
+        return self.records.save_endpoint(dataclasses.replace(endpoint, settings=Settings()))
+
     def _publish_version(self, endpoint: Endpoint, model_uri: str | None, config: Mapping[str, Any] | None) -> None:
         before = secret.load(self.home.endpoint(endpoint.id) / "secrets.json")
         settings, secrets = parse(config, base=endpoint.settings, base_secrets=before)
@@ -420,6 +435,7 @@ class Controller:
             self._rollout.remove(endpoint)
             self._say(f"{what}: finished it.")
             return
+        self._rollout.catch_up(endpoint)
         self._rollout.settle(endpoint)
         current = next((v.number for v in self.records.versions(endpoint.id) if v.id == endpoint.latest), None)
         state = f"latest is version {current}" if current else "it has no version"

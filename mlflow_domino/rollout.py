@@ -21,6 +21,8 @@ __all__ = ["Rollout", "routed"]
 
 _UNFINISHED = (Status.PREPARING, Status.BUILDING, Status.STARTING)
 _POLL_S = 0.03
+#: Bound of the setting `replicas`.
+_MOST_REPLICAS = 32
 
 
 def routed(endpoint: Endpoint) -> tuple[str, ...]:
@@ -114,6 +116,15 @@ class Rollout:
         for version in surplus:
             if version.target is not Target.RUNNING:
                 self._plane.stop(version)  # what a killed process may have left
+
+    def catch_up(self, endpoint: Endpoint) -> None:
+        """Let replicas that a killed process was scaling away finish, before `settle` ends them."""
+        if endpoint.target is Target.RUNNING:
+            self.publish()
+            for version in self._records.versions(endpoint.id):
+                if version.id in routed(endpoint):
+                    surplus = range(version.replicas, _MOST_REPLICAS)
+                    self._plane.drain(version, endpoint.settings.drain_s, replicas=surplus)
 
     def quiet(self) -> None:
         """Refuse new requests to every endpoint, and wait until those in flight have their answers.

@@ -59,6 +59,8 @@ class DataPlane(abc.ABC):
     """
 
     name: str
+    #: What whoever deploys here should know, such as that tokens travel in clear; empty where there is nothing.
+    caution: str = ""
 
     @abc.abstractmethod
     def up(self, world: World) -> bool:

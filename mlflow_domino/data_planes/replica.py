@@ -61,10 +61,16 @@ def read(number: int, folder: Path, address: Path) -> ReplicaState:
     return ReplicaState(
         number,
         state,
-        str(document.get("reason", "")),
+        str(document.get("reason", "")) or _earlier(document.get("notes")),
         str(document.get("detail", "")),
         int(document.get("since_ms", 0)),
     )
+
+
+def _earlier(notes: object) -> str:
+    """Return what the harness noted of the start before, which failed: the reason outlives the next attempt."""
+    told = notes if isinstance(notes, list) else []
+    return next((str(note) for note in told if str(note).startswith("the start before")), "")
 
 
 def _lives(pid: object) -> bool:

@@ -14,6 +14,7 @@ from mlflow_domino import check
 from mlflow_domino.check import Verdict, findings
 from mlflow_domino.cli import main
 from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.disk import Mount, mount_of
 from mlflow_domino.home import Home
 
 
@@ -88,17 +89,17 @@ def test_a_program_that_does_not_run_is_missing(tmp_path):
     "kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "lustre", "glusterfs", "fuse.glusterfs"]
 )
 def test_network_file_systems_are_known(kind):
-    assert check._NETWORK.fullmatch(kind)
+    assert Mount(Path("/"), kind, ()).shared
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "apfs", "fuseblk"])
 def test_local_file_systems_are_let_through(kind):
-    assert not check._NETWORK.fullmatch(kind)
+    assert not Mount(Path("/"), kind, ()).shared
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc here")
 def test_the_mount_of_a_path_is_the_longest():
-    mount = check._mount(Path("/proc/self"))
+    mount = mount_of(Path("/proc/self"))
     assert mount is not None
     assert (str(mount.point), mount.kind) == ("/proc", "proc")
 

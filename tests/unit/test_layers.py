@@ -21,7 +21,7 @@ LAYERS = (
     ("source", "registry", "project", "script", "git", "environment", "bytecode", "lean", "lock", "resolver", "indexes",
      "requirements", "interpreter", "image", "engine", "store", "gateway", "logs", "secret", "ignore", "tree"),
     ("models",),
-    ("config", "home"),
+    ("config", "home", "disk"),
     ("errors", "__init__"),
 )  # fmt: skip
 
