@@ -85,7 +85,7 @@ def _files(
     model = source.folder_of(fetched, folder) if fetched.kind == "Registry" else None
     return {
         "version.json": _version_document(version, secrets),
-        "requirements.in": _requirements(model, settings),
+        "requirements.in": _requirements(model, settings, controller.plane.requirements(settings)),
         **controller.plane.render(_world(controller, endpoint, version), endpoint, version, secrets),
     }
 
@@ -107,7 +107,7 @@ def _version_document(version: Version, secrets: Secrets) -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
-def _requirements(model: Path | None, settings: Settings) -> str:
+def _requirements(model: Path | None, settings: Settings, own_lines: tuple[str, ...]) -> str:
     """Return what would be resolved: the lines that are asked for, and where each comes from."""
     from mlflow_domino.interpreter import Interpreter
     from mlflow_domino.lock import Recipe
@@ -115,7 +115,7 @@ def _requirements(model: Path | None, settings: Settings) -> str:
 
     facts = read_facts(model) if model else None
     own = of_model(model) if model else Requirements()
-    asked = dataclasses.replace(own, items=(*own.items, *listed(settings.environment).items))
+    asked = dataclasses.replace(own, items=(*own.items, *listed(own_lines).items))
     ours = f"{sys.version_info[0]}.{sys.version_info[1]}"
     python = settings.python_version or (facts.python_version if facts else "") or ours
     recipe = Recipe.of(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_domino.config import Secrets
+from mlflow_domino.config import Secrets, Settings
 from mlflow_domino.errors import Unsupported
 from mlflow_domino.models import Artifact, Endpoint, Status, Token, Version
 
@@ -151,6 +151,10 @@ class DataPlane(abc.ABC):
         Unavailable
             When a replica does not acknowledge in time; the tokens are written all the same.
         """
+
+    def requirements(self, settings: Settings) -> tuple[str, ...]:
+        """Return the requirements in the setting `environment`, which may name other things on some data planes."""
+        return settings.environment
 
     def export(self, version: Version, reference: str, log: Log, *, user: tuple[str, str] | None = None) -> str:
         """Push the image of a built version under another name; return its digest.

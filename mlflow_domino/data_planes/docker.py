@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_domino import logs, secret, source, tree
-from mlflow_domino.config import Secrets
+from mlflow_domino.config import Secrets, Settings
 from mlflow_domino.data_planes.base import Log, World
 from mlflow_domino.data_planes.declaration import Declaration, tables
 from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, MachineDataPlane, harness_settings, install_harness
@@ -126,6 +126,9 @@ class DockerDataPlane(MachineDataPlane):
         if version.artifact is not None:
             self.engine.remove_image(version.artifact.environment)
         super().discard(version)
+
+    def requirements(self, settings: Settings) -> tuple[str, ...]:
+        return image_named(settings.environment, self._environment_images())[1]
 
     def export(self, version: Version, reference: str, log: Log, *, user: tuple[str, str] | None = None) -> str:
         if not re.fullmatch(_REFERENCE, reference):
