@@ -147,8 +147,15 @@ class Engine:
 
     # ---- containers --------------------------------------------------------------------------------------------------
 
-    def run(self, image: str, command: Sequence[str], *, user: str = "") -> str:
+    def run(
+        self, image: str, command: Sequence[str], *, user: str = "", folders: Mapping[str, str] | None = None
+    ) -> str:
         """Run a program to its end in a container of its own, without a network; return what it printed.
+
+        Parameters
+        ----------
+        folders : mapping of str to str
+            Folders of this machine, and where the program finds them.
 
         Raises
         ------
@@ -156,9 +163,11 @@ class Engine:
             With what it said, when it ended with another code than 0 or could not be started.
         """
         with self._errors(f"to run {command[0]} in {image}"):
+            binds = [f"{here}:{there}" for here, there in (folders or {}).items()]
             made = self._api.create_container(
-                image, entrypoint=[command[0]], command=list(command[1:]), user=user or None, network_disabled=True
-            )["Id"]
+                image, entrypoint=[command[0]], command=list(command[1:]), user=user or None, network_disabled=True,
+                host_config=self._api.create_host_config(binds=binds),
+            )["Id"]  # fmt: skip
             try:
                 self._api.start(made)
                 code = self._api.wait(made, timeout=_TIMEOUT_S)["StatusCode"]

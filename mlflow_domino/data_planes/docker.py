@@ -16,7 +16,6 @@ import math
 import os
 import random
 import re
-import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -120,7 +119,8 @@ class DockerDataPlane(MachineDataPlane):
     def stop(self, version: Version) -> None:
         for container in self.containers(version):
             self.engine.remove(container["Id"])
-        shutil.rmtree(self.home.version(version.id) / "replicas", ignore_errors=True)
+        for folder in (self.home.version(version.id) / "replicas").glob("*"):
+            self._remove_folder(version, folder)
 
     def discard(self, version: Version) -> None:
         if version.artifact is not None:
@@ -257,7 +257,7 @@ class DockerDataPlane(MachineDataPlane):
     def _prepare(self, endpoint: Endpoint, version: Version, number: int) -> Path:
         """Make the folders that are mounted; the container's user writes there, nobody else gets past the home."""
         folder = self.replica_folder(version, number)
-        _remove(folder)
+        self._remove_folder(version, folder)
         settings = harness_settings(endpoint, version, path=_working(version), tokens=_TOKENS)
         write_text(folder / "harness.json", json.dumps(settings, indent=1, sort_keys=True) + "\n", mode=0o644)
         if not (self.home.tokens(endpoint.id) / "tokens.json").exists():
@@ -267,6 +267,18 @@ class DockerDataPlane(MachineDataPlane):
             path.mkdir(mode=0o777, exist_ok=True)
             path.chmod(0o777)  # whatever the umask is
         return folder
+
+    def _remove_folder(self, version: Version, folder: Path) -> None:
+        """Remove a replica's folder, in which the container's user may have made folders that we cannot empty."""
+        try:
+            tree.remove(folder)
+        except PermissionError:
+            if version.artifact is None:
+                raise
+            folder.chmod(0o777)
+            empty = ["/bin/sh", "-c", f"rm -rf {_STATUS}/*"]
+            self.engine.run(version.artifact.environment, empty, user=str(UID), folders={str(folder): _STATUS})
+            tree.remove(folder)
 
     def write_tokens(self, endpoint: Endpoint, tokens: Sequence[Token]) -> bytes:
         folder = self.home.tokens(endpoint.id)
@@ -401,11 +413,6 @@ def _free_ports() -> Iterator[int]:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             yield port
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        tree.remove(folder)
 
 
 def _name(version: Version, number: int) -> str:
