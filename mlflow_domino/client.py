@@ -59,9 +59,10 @@ class DominoDeploymentClient(BaseDeploymentClient):
         with _mlflow_errors():
             _check_endpoint(name, endpoint)
             _check_flavor(flavor)
-            view, token = self._controller().create(name, model_uri, config)
+            controller = self._controller()
+            view, token = controller.create(name, model_uri, config)
             if _in_mlflow_cli():
-                click.echo(documents.summary(view, token))
+                click.echo(documents.summary(controller.home, view, token))
             return {**documents.deployment(view), "token": token}
 
     def update_deployment(

@@ -19,7 +19,7 @@ from mlflow_domino.data_planes.kinds import plane_of
 from mlflow_domino.disk import mount_of
 from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, InvalidInput, NotFound, Refused, Unsupported
 from mlflow_domino.home import Home
-from mlflow_domino.models import Endpoint, Operation, Status, Target, Token, Version, new_id
+from mlflow_domino.models import Endpoint, Operation, Status, Target, Token, Version, new_id, valid_id
 from mlflow_domino.rollout import Rollout, routed
 from mlflow_domino.store import Records, SqliteRecords
 from mlflow_domino.views import EndpointView, look
@@ -443,6 +443,8 @@ class Controller:
 
 
 def _check_name(name: str) -> None:
+    if valid_id(name):
+        raise InvalidInput(f"{name!r} has the shape of an endpoint's id; choose another name.")
     if not re.fullmatch(_NAME, name):
         raise InvalidInput(
             f"{name[:60]!r}{'…' if len(name) > 60 else ''} is no name for an endpoint: 1 to 100 letters of a-z and A-Z, "

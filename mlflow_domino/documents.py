@@ -7,6 +7,7 @@ from typing import Any
 
 from mlflow_domino import invocation
 from mlflow_domino.config import settings_to_json
+from mlflow_domino.home import Home
 from mlflow_domino.models import FileSource, RegistrySource, Source, Token, Version
 from mlflow_domino.views import EndpointView, VersionView
 
@@ -109,7 +110,7 @@ def token(known: Token) -> dict[str, Any]:
     return {"id": known.id, "name": known.name, "created": time_of(known.created_ms)}
 
 
-def summary(view: EndpointView, secret: str) -> str:
+def summary(home: Home, view: EndpointView, secret: str) -> str:
     """Return what whoever created an endpoint sees: its URL, its token, and a call to copy."""
     number = view.current.version.number if view.current else None
     return (
@@ -117,5 +118,5 @@ def summary(view: EndpointView, secret: str) -> str:
         f"  URL    {view.url}\n"
         f"  token  {secret}   (shown this once)\n\n"
         f"  curl -u {secret}:{secret} -H 'Content-Type: application/json' \\\n"
-        f"       -d '{invocation.example(view)}' {view.url}\n"
+        f"       -d '{invocation.example(home, view)}' {view.url}\n"
     )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import urllib.parse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_domino import secret
 from mlflow_domino.errors import DominoError, InvalidInput, NotFound, Unavailable
 from mlflow_domino.home import Home, read_json
+from mlflow_domino.models import FileSource
 
 if TYPE_CHECKING:
     from mlflow_domino.views import EndpointView
@@ -116,6 +119,10 @@ def call(home: Home, view: EndpointView, body: Mapping[str, Any]) -> dict[str, A
     token = token_for(home, view)
     try:
         response = requests.post(url, json=body, auth=authorize, proxies=proxies, timeout=_timeout(view))
+    except requests.exceptions.SSLError as error:
+        raise Unavailable(
+            f"{url}: its certificate is not trusted here; set REQUESTS_CA_BUNDLE to the certificate of its authority."
+        ) from error
     except requests.RequestException as error:
         raise Unavailable(
             f"{url} does not answer ({type(error).__name__}); `mlflow-domino status` says why."
@@ -129,7 +136,8 @@ def call(home: Home, view: EndpointView, body: Mapping[str, Any]) -> dict[str, A
 def refused(status: int, text: str) -> DominoError:
     """Return the error that an endpoint's answer means, in the endpoint's own words."""
     try:
-        message = json.loads(text)["error"]["message"]
+        told = json.loads(text)["error"]
+        message = f"{told['message']} (request_id {told['request_id']})" if told.get("request_id") else told["message"]
     except (ValueError, KeyError, TypeError):
         message = text[:1000]
     return _Answered(f"The endpoint answered {status}: {message}", status)
@@ -139,14 +147,30 @@ def _timeout(view: EndpointView) -> tuple[float, float]:
     return 10.0, view.endpoint.settings.request_timeout_s + 10.0
 
 
-def example(view: EndpointView) -> str:
-    """Return a body for the curl line: the model's own example where it is short, or Domino's placeholder."""
-    home = Home.find()
-    if view.current is not None:
-        example_file = home.version(view.current.version.id) / "model" / "input_example.json"
-        document = read_json(example_file)
-        if isinstance(document, Mapping) and {"columns", "data"} <= set(document) and document["data"]:
-            row = dict(zip(document["columns"], document["data"][0], strict=False))
-            if len(json.dumps(row)) < 400 and "'" not in json.dumps(row):
-                return json.dumps({"data": row})
-    return '{"data": {}}'
+def example(home: Home, view: EndpointView) -> str:
+    """Return a body for the curl line: the model's own example where it is short, or the arguments of the function."""
+    if view.current is None:
+        return '{"data": {}}'
+    folder, source = home.version(view.current.version.id), view.current.version.source
+    data = _arguments(folder, source) if isinstance(source, FileSource) else _first_row(folder)
+    text = json.dumps({"data": data})
+    return text if len(text) < 400 and "'" not in text else '{"data": {}}'
+
+
+def _first_row(folder: Path) -> dict[str, Any]:
+    document = read_json(folder / "model" / "input_example.json")
+    if not isinstance(document, Mapping) or not ({"columns", "data"} <= set(document) and document["data"]):
+        return {}
+    return dict(zip(document["columns"], document["data"][0], strict=False))
+
+
+def _arguments(folder: Path, source: FileSource) -> dict[str, int]:
+    """Return the function's arguments without a default, each 1, as Domino's own samples have it."""
+    tree = ast.parse((folder / "source" / source.file).read_bytes())
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == source.function:
+            positional = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
+            needed = positional[: len(positional) - len(node.args.defaults)]
+            pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            return dict.fromkeys([*needed, *(a.arg for a, default in pairs if default is None)], 1)
+    return {}

@@ -131,7 +131,7 @@ def create(out: Output, endpoint: str, model_uri: str | None, config: tuple[str,
         out.answer(f"{endpoint} has no version yet: `endpoint update {endpoint} -m MODEL`.", documents.deployment(view))
         return
     view, token = controller.create(endpoint, model_uri, parse_config(config))
-    out.answer(documents.summary(view, token), {**documents.deployment(view), "token": token})
+    out.answer(documents.summary(controller.home, view, token), {**documents.deployment(view), "token": token})
 
 
 @command(endpoint, "update")

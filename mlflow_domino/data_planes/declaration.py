@@ -143,6 +143,6 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "port": ("a number from 1 to 65535", lambda v: type(v) is int and 1 <= v <= 65535),
     "url": ("a URL", lambda v: isinstance(v, str) and re.fullmatch(r"https?://[^\s/]+/?", v) is not None),
     "base_image": ("an image's name, {python} in place of 3.11", lambda v: isinstance(v, str) and re.fullmatch(r"[\w./:@{}-]{1,255}", v) is not None),
-    "tls_certificate": ("the absolute path of a PEM file", _is_file),
-    "tls_key": ("the absolute path of a PEM file", _is_file),
+    "tls_certificate": ("the absolute path of a PEM file that is there", _is_file),
+    "tls_key": ("the absolute path of a PEM file that is there", _is_file),
 }  # fmt: skip

@@ -24,6 +24,7 @@ from mlflow_domino.models import Endpoint, Status, Target, Token, Version
 __all__ = ["HARNESS_PACKAGE", "MachineDataPlane", "harness_files", "harness_settings", "install_harness"]
 
 _TAIL_LINES = 30
+_LOOKED_AT = 200
 _ACKNOWLEDGE_S = 10.0
 _LOOK_S = 0.01
 _IDLE_LOOKS = 20
@@ -91,6 +92,8 @@ class MachineDataPlane(DataPlane):
             self.supervisor.stop()
             self.end_all()
             self.clear(World((), ()))
+            if not self.home.run.is_relative_to(self.home.root):  # in /tmp, where nobody would tidy it up
+                shutil.rmtree(self.home.run, ignore_errors=True)
 
     def alive(self) -> bool:
         return self.supervisor.alive()
@@ -195,7 +198,11 @@ class MachineDataPlane(DataPlane):
     def _tail(self, version: Version, state: replica.ReplicaState) -> str:
         values = secret.load(self.home.version(version.id) / "secrets.json").variables.values()
         paths = self.logs(version, replica=state.number)
-        return logs.tail(paths[0], _TAIL_LINES, values=values) if paths else ""
+        text = logs.tail(paths[0], _LOOKED_AT, values=values) if paths else ""
+        # What uWSGI says of itself at each start would push the reason out of sight.
+        start = text.rfind("Traceback (most recent call last)")
+        lines = text[max(0, text.rfind("\n", 0, max(start, 0))) :].splitlines() if start >= 0 else text.splitlines()
+        return "\n".join(line for line in lines[-_TAIL_LINES:] if line)
 
     def _own_token(self, endpoint: Endpoint) -> str:
         """Return the gateway's own token for the endpoint, made when it is first needed."""
