@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mlflow_domino import secret, source
@@ -17,9 +15,10 @@ from mlflow_domino.data_planes.base import DataPlane, Log
 from mlflow_domino.data_planes.declaration import declared
 from mlflow_domino.data_planes.kinds import plane_of
 from mlflow_domino.disk import mount_of
-from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, InvalidInput, NotFound, Refused, Unsupported
+from mlflow_domino.errors import AlreadyExists, DominoError, InvalidInput, NotFound, Refused, Unsupported
 from mlflow_domino.home import Home
-from mlflow_domino.models import Endpoint, Operation, Status, Target, Token, Version, new_id, valid_id
+from mlflow_domino.journal import Journal
+from mlflow_domino.models import Endpoint, Status, Target, Token, Version, new_id, valid_id
 from mlflow_domino.rollout import Rollout, routed
 from mlflow_domino.store import Records, SqliteRecords
 from mlflow_domino.views import EndpointView, look
@@ -54,8 +53,9 @@ class Controller:
         self._say = say
         self._rollout = Rollout(home, records, plane, say)
         self._access = Access(home, records, plane)
+        self._journal = Journal(home, records, plane, self._rollout, find=self._find, say=say)
         if recover:
-            self._recover()
+            self._journal.recover()
 
     @classmethod
     def open(
@@ -108,7 +108,7 @@ class Controller:
             raise AlreadyExists(f"Endpoint {name!r} exists; `update` publishes a new version of it.")
         endpoint = existing or self.create_endpoint(name, config)
         try:
-            with self._changing(endpoint.id, "create") as endpoint:
+            with self._journal.changing(endpoint.id, "create") as endpoint:
                 if endpoint.latest is not None:
                     raise AlreadyExists(f"Endpoint {name!r} exists; `update` publishes a new version of it.")
                 if existing is not None and self.records.versions(endpoint.id):
@@ -131,7 +131,7 @@ class Controller:
         if model_uri is None and endpoint.latest is None:
             raise InvalidInput(f"Endpoint {name!r} has no version yet: name a model with -m.")
         self.plane.up(self._rollout.world())
-        with self._changing(endpoint.id, "update") as endpoint:
+        with self._journal.changing(endpoint.id, "update") as endpoint:
             self._publish_version(endpoint, model_uri, config)
             self._discard_old(endpoint.id)
         return self.endpoint(name)
@@ -141,14 +141,14 @@ class Controller:
         endpoint = next((e for e in self.records.endpoints() if name in (e.name, e.id)), None)
         if endpoint is None:
             return
-        with self._changing(endpoint.id, "delete") as endpoint:
+        with self._journal.changing(endpoint.id, "delete") as endpoint:
             self._rollout.remove(endpoint)
 
     def start(self, name: str) -> EndpointView:
         """Run a stopped endpoint's versions again, and route to them when they answer."""
         endpoint = self._find(name)
         self.plane.up(self._rollout.world())
-        with self._changing(endpoint.id, "start") as endpoint:
+        with self._journal.changing(endpoint.id, "start") as endpoint:
             if endpoint.latest is None:
                 raise InvalidInput(f"Endpoint {name!r} has no version yet; `update` publishes one.")
             for version_id in routed(endpoint):
@@ -159,7 +159,7 @@ class Controller:
     def stop(self, name: str) -> EndpointView:
         """Answer 503 from now on, finish the requests in flight, end the replicas."""
         endpoint = self._find(name)
-        with self._changing(endpoint.id, "stop") as endpoint:
+        with self._journal.changing(endpoint.id, "stop") as endpoint:
             self._route(endpoint, target=Target.STOPPED)
         return self.endpoint(name)
 
@@ -171,7 +171,7 @@ class Controller:
                 f"Endpoint {name!r} has basic routing; `update -C routing_mode=advanced` adds labels/prod."
             )
         self.plane.up(self._rollout.world())
-        with self._changing(endpoint.id, "promote") as endpoint:
+        with self._journal.changing(endpoint.id, "promote") as endpoint:
             version = self._version(endpoint, number=number)
             self._ensure_running(endpoint, version)
             self._route(endpoint, promoted=version.id)
@@ -181,7 +181,7 @@ class Controller:
         """Point `latest` at an older version, the one before by default."""
         endpoint = self._find(name)
         self.plane.up(self._rollout.world())
-        with self._changing(endpoint.id, "rollback") as endpoint:
+        with self._journal.changing(endpoint.id, "rollback") as endpoint:
             if number is None and endpoint.previous is None:
                 raise InvalidInput(f"Endpoint {name!r} has no earlier version to go back to.")
             version = self._version(endpoint, number=number, version_id=endpoint.previous if number is None else None)
@@ -198,7 +198,7 @@ class Controller:
         parse({"replicas": replicas})
         endpoint = self._find(name)
         self.plane.up(self._rollout.world())
-        with self._changing(endpoint.id, "scale") as endpoint:
+        with self._journal.changing(endpoint.id, "scale") as endpoint:
             for version_id in routed(endpoint):
                 self._scale_version(endpoint, self._version(endpoint, version_id=version_id), replicas)
             settings = dataclasses.replace(endpoint.settings, replicas=replicas)
@@ -390,56 +390,6 @@ class Controller:
         kept = {endpoint.latest, endpoint.promoted, endpoint.previous}
         free = [v for v in versions if v.id not in kept and v.target is not Target.RUNNING]
         return free[: max(0, len(versions) - endpoint.settings.keep_versions)]
-
-    @contextlib.contextmanager
-    def _changing(self, endpoint_id: str, verb: str) -> Iterator[Endpoint]:
-        """Hold the endpoint alone, write down what is about to happen, and undo it when it does not happen."""
-        running = next((o for o in self.records.operations() if o.endpoint_id == endpoint_id), None)
-        busy = f"`{running.verb}` is at work on it (process {running.pid})" if running else "somebody is changing it"
-        with self.home.lock(
-            endpoint_id, wait=False, conflict=f"This endpoint is not free: {busy}. Try again when that is done."
-        ):
-            endpoint = self._find(endpoint_id)
-            self.records.save_operation(Operation(endpoint_id, verb, "begun", os.getpid(), _now_ms()))
-            try:
-                yield endpoint
-            except BaseException:
-                with contextlib.suppress(NotFound):
-                    self._rollout.settle(self._find(endpoint_id))
-                self.records.remove_operation(endpoint_id)  # what cannot be put in order is the next command's
-                raise
-            self.records.remove_operation(endpoint_id)
-
-    def _recover(self) -> None:
-        """Finish or undo what a killed process left half-way, and say so."""
-        elsewhere = {e.id for e in self.records.endpoints() if e.data_plane != self.plane.name}
-        for operation in self.records.operations():
-            if operation.endpoint_id in elsewhere:
-                continue
-            with contextlib.suppress(Conflict), self.home.lock(operation.endpoint_id, wait=False):
-                if operation.endpoint_id not in {o.endpoint_id for o in self.records.operations()}:
-                    continue
-                try:
-                    self._settle_interrupted(operation)
-                    self.records.remove_operation(operation.endpoint_id)
-                except DominoError as error:  # nobody is kept from looking at it, or from deleting it
-                    self._say(f"`{operation.verb}` was interrupted, and cannot be put in order yet: {error.message}")
-
-    def _settle_interrupted(self, operation: Operation) -> None:
-        endpoint = next((e for e in self.records.endpoints() if e.id == operation.endpoint_id), None)
-        if endpoint is None:
-            return
-        what = f"`{operation.verb}` of {endpoint.name!r} was interrupted (process {operation.pid})"
-        self.plane.up(self._rollout.world())
-        if operation.verb == "delete":
-            self._rollout.remove(endpoint)
-            self._say(f"{what}: finished it.")
-            return
-        self._rollout.catch_up(endpoint)
-        self._rollout.settle(endpoint)
-        current = next((v.number for v in self.records.versions(endpoint.id) if v.id == endpoint.latest), None)
-        state = f"latest is version {current}" if current else "it has no version"
-        self._say(f"{what}: put in order, {state}.")
 
 
 def _check_name(name: str) -> None:

@@ -16,6 +16,7 @@ LAYERS = (
     ("cli", "plugin", "__main__"),
     ("client", "foreground", "help", "render", "prune", "check", "documents", "invocation", "unit"),
     ("controller",),
+    ("journal",),
     ("rollout", "access", "views"),
     ("data_planes",),
     ("source", "registry", "project", "script", "git", "environment", "bytecode", "lean", "lock", "resolver", "indexes",
