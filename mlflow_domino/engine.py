@@ -120,6 +120,12 @@ class Engine:
             raise EnvironmentFailed(f"The image {tag} was built, and is not there; look at `docker images`.")
         return built
 
+    def images(self, repository: str) -> list[dict[str, Any]]:
+        """Return what the engine knows of each image of a repository; one with two tags is there once."""
+        with self._errors("asked for images"):
+            found = self._api.images(name=repository, quiet=True)
+            return [self._api.inspect_image(identity) for identity in dict.fromkeys(found)]
+
     def tag(self, image: str, reference: str) -> None:
         repository, tag = _split(reference)
         with self._errors(f"to name an image {reference}"):

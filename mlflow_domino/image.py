@@ -18,6 +18,7 @@ import re
 import stat
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +216,24 @@ class Images:
             files = [Entry("Dockerfile", content=recipe.encode()), *contents]
             self._build(tag, files, {"PACKAGES": packages, "WORKING_DIR": working}, log)
         return tag
+
+    def unused(self, before_s: float) -> list[tuple[str, int]]:
+        """Return tag and bytes of each image of packages that no version's image is built on.
+
+        Parameters
+        ----------
+        before_s : float
+            Those that were built before this time (seconds since the epoch) only.
+        """
+        above = [image["RootFS"]["Layers"] for image in self._engine.images(_ENDPOINT)]
+        found = []
+        for image in self._engine.images(_PACKAGES):
+            layers = image["RootFS"]["Layers"]
+            used = any(other[: len(layers)] == layers for other in above)
+            built = str((image.get("Metadata") or {}).get("LastTagTime", ""))[:19]
+            if not used and built < time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(before_s)):
+                found += [(tag, int(image["Size"])) for tag in image["RepoTags"] if tag.startswith(f"{_PACKAGES}:")]
+        return sorted(found)
 
     def _build(
         self, tag: str, files: Sequence[Entry], arguments: Mapping[str, str], log: Callable[[str], None]

@@ -27,7 +27,7 @@ class Item:
     Attributes
     ----------
     kind : str
-        ``version``, ``environment``, ``harness``, ``log`` or ``folder`` (of a version that no record knows).
+        ``version``, ``environment``, ``image``, ``harness``, ``log`` or ``folder`` (of a version that no record knows).
     name : str
         For a person.
     size : int
@@ -69,6 +69,10 @@ def plan(controller: Controller, *, keep: int | None = None, older_than_s: float
     if not controller.records.operations():  # what is being built has no record yet
         items += _environments(controller, kept, before_s)
         items += _harnesses(controller, kept, before_s)
+        items += [
+            Item("image", name, size, "no version's image is built on it", Path(name))
+            for name, size in controller.plane.leftovers(before_s)
+        ]
         items += _leftovers(controller, {v.id for v in versions}, before_s)
     for version in kept:
         items += _logs(controller, endpoints[version.endpoint_id], version, before_s)
@@ -83,6 +87,8 @@ def carry_out(controller: Controller, items: Sequence[Item], say: Callable[[str]
                 _remove_version(controller, item)
             elif item.kind == "environment":
                 Environments(controller.home).remove(item.path.name)
+            elif item.kind == "image":
+                controller.plane.remove_leftover(item.name)
             else:
                 tree.remove(item.path)
         except (DominoError, OSError) as error:

@@ -152,6 +152,14 @@ class DataPlane(abc.ABC):
             When a replica does not acknowledge in time; the tokens are written all the same.
         """
 
+    def leftovers(self, before_s: float) -> list[tuple[str, int]]:
+        """Return name and bytes of each thing of the data plane's own that nothing uses, and that was made before a time."""
+        return []
+
+    def remove_leftover(self, name: str) -> None:
+        """Remove what `leftovers` named."""
+        raise Unsupported(f"The data plane {self.name!r} keeps nothing of the name {name!r}.")
+
     def requirements(self, settings: Settings) -> tuple[str, ...]:
         """Return the requirements in the setting `environment`, which may name other things on some data planes."""
         return settings.environment

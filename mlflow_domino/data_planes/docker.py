@@ -127,6 +127,12 @@ class DockerDataPlane(MachineDataPlane):
             self.engine.remove_image(version.artifact.environment)
         super().discard(version)
 
+    def leftovers(self, before_s: float) -> list[tuple[str, int]]:
+        return self.images.unused(before_s)
+
+    def remove_leftover(self, name: str) -> None:
+        self.engine.remove_image(name)
+
     def requirements(self, settings: Settings) -> tuple[str, ...]:
         return image_named(settings.environment, self._environment_images())[1]
 

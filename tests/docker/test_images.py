@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_domino import render
+from mlflow_domino import prune, render
 from mlflow_domino.engine import Engine
 from mlflow_domino.errors import DominoError, EnvironmentFailed
 from mlflow_domino.image import Entry, context
@@ -193,3 +193,15 @@ def test_render_writes_recipes_containers_and_routes_without_secrets(deployment:
     assert "pandas" in (tmp_path / "out" / "requirements.in").read_text()
     written = "".join(path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert "s3cr3t-variable" not in written
+
+
+def test_prune_removes_packages_that_no_version_is_built_on(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.create("kept", deployment.project(tmp_path / "1", ECHO, VALUE=1))
+    deployment.create("dropped", deployment.project(tmp_path / "2", ECHO, VALUE=1), environment="six==1.16.0")
+    with_both = {item.name for item in prune.plan(deployment.controller, older_than_s=0) if item.kind == "image"}
+    deployment.controller.delete("dropped")
+    free = [item for item in prune.plan(deployment.controller, older_than_s=0) if item.kind == "image"]
+    (added,) = {item.name for item in free} - with_both
+    prune.carry_out(deployment.controller, [item for item in free if item.name == added], print)
+    assert added not in {item.name for item in prune.plan(deployment.controller, older_than_s=0)}
+    assert deployment.controller.endpoint("kept").status.value == "Running"
