@@ -18,11 +18,9 @@ from typing import Any, Callable, NamedTuple, Protocol, Sequence
 from .errors import Overdue, Refusal
 from .joined import Joined
 from .service import Work, failure
+from .trial import agree
 
 __all__ = ["Joiner", "Observer"]
-
-#: How long a process that saw somebody waiting gets to accept him.
-_LINGER_S = 0.001
 
 
 class Observer(Protocol):
@@ -58,6 +56,8 @@ class Joiner:
         How long a request is kept at most before the model is asked.
     note : callable
         Tells the endpoint's owner.
+    linger_s : float
+        How long a process that saw somebody waiting gets to accept him.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Joiner:
         observer: Observer,
         delay_s: float,
         note: Callable[[str], None],
+        linger_s: float = 0.001,
     ) -> None:
         self._joined = joined
         self._send = send
@@ -78,12 +79,15 @@ class Joiner:
         self._observer = observer
         self._delay_s = delay_s
         self._note = note
+        self._linger_s = min(linger_s, delay_s)
         self._lock = threading.Lock()
         self._waiting: list[Waiting] = []
         self._rows = 0
         self._arrived = 0
         self._at_work = 0
         self._unsafe = False
+        #: Whether the model was seen to answer a row the same alone and among others.
+        self.proven = False
         self._wake = threading.Event()
         threading.Thread(target=self._linger, name="domino-joiner", daemon=True).start()
 
@@ -151,7 +155,7 @@ class Joiner:
         seen = 0
         while True:
             self._wake.wait()
-            time.sleep(min(_LINGER_S, self._delay_s))
+            time.sleep(self._linger_s)
             with self._lock:
                 if not self._waiting:
                     self._wake.clear()
@@ -219,6 +223,12 @@ class Joiner:
         try:
             answer = self._joined.answer(table, inputs[0].params)
             parts = self._joined.parts(answer, inputs)
+            if parts is not None and not self.proven:
+                self.proven = agree(parts[0], inputs[0].run())
+                if not self.proven:
+                    self.stop_joining("it answers a row otherwise among others than alone")
+                    self._ask(chunk, table)
+                    return
         except BaseException:
             self._observer.split()
             self._ask_halves(chunk, table)

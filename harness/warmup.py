@@ -14,7 +14,7 @@ from .log import log
 from .parsing import parse_json
 from .predictor import Predictor, parse_call, summary
 
-__all__ = ["warm"]
+__all__ = ["example", "warm"]
 
 
 def warm(config: Config, predictor: Predictor) -> str:
@@ -30,7 +30,7 @@ def warm(config: Config, predictor: Predictor) -> str:
     StartFailed
         The model raised, or its answer has no JSON form: every caller would see the same.
     """
-    body, name = _warmup_file(config) if config.warmup_file else _example(config)
+    body, name = example(config)
     if body is None:
         return ""
     started = time.monotonic()
@@ -64,6 +64,16 @@ def _ask(predictor: Predictor, body: bytes) -> object:
     if isinstance(document, dict) and ("data" in document or "parameters" in document):
         return predictor.call(parse_call(document))
     return predictor.invoke(body, "application/json")
+
+
+def example(config: Config) -> "tuple[bytes | None, str]":
+    """Return the body that the model is warmed with, and the name of the file that it is from; None without one.
+
+    Raises
+    ------
+    StartFailed
+    """
+    return _warmup_file(config) if config.warmup_file else _example(config)
 
 
 def _warmup_file(config: Config) -> "tuple[bytes | None, str]":

@@ -24,7 +24,8 @@ from .slots import Phase, Slots, State
 from .status import Status
 from .tokens import Tokens
 from .tracker import Tracker
-from .warmup import warm
+from .trial import try_joining
+from .warmup import example, warm
 
 __all__ = ["Worker"]
 
@@ -103,6 +104,9 @@ class Worker:
                 delay_s=self._config.max_batch_delay_ms / 1000,
                 note=lambda note: self._status.move("warming", note=note),
             )
+            joiner.proven, why = try_joining(predictor, example(self._config)[0])
+            if why:
+                joiner.stop_joining(why)
             uwsgi.atexit = joiner.finish  # uWSGI takes a worker for idle whose callers are kept
         front.hot = HotPath(service, lambda: is_untouched(app), joiner)
         return front
