@@ -10,6 +10,7 @@ import click
 
 from mlflow_domino.cli.endpoint import parse_config, settings_option, show_endpoint, write_endpoints
 from mlflow_domino.cli.output import Output, command, endpoint_argument
+from mlflow_domino.errors import Unsupported
 
 if TYPE_CHECKING:
     from mlflow_domino.controller import Controller
@@ -33,6 +34,11 @@ def _up(root: click.Group, name: str) -> None:
         from mlflow_domino import unit
 
         controller = out.open()
+        if enable and controller.plane.name != "local":
+            raise Unsupported(
+                "--enable is for the local data plane: Docker brings its containers back by itself, and "
+                f"`mlflow-domino -t domino:/{controller.plane.name} up` their gateway."
+            )
         if enable:
             hint = unit.enable(controller.home)
             out.say(f"{unit.name_of(controller.home)} is enabled. {hint}")
