@@ -76,17 +76,18 @@ def network(folder: Path) -> Model:
 
     images, labels = load_digits(return_X_y=True)
     model = MLPClassifier((512, 256), max_iter=15, random_state=0)
-    return _save("sklearn", model.fit(images, labels), images, folder)
+    trusted = ["sklearn.neural_network._stochastic_optimizers.AdamOptimizer"]
+    return _save("sklearn", model.fit(images, labels), images, folder, skops_trusted_types=trusted)
 
 
 MODELS: dict[str, Callable[[Path], Model]] = {"iris": iris, "trees": trees, "network": network}
 
 
-def _save(flavor: str, model: Any, rows: Any, folder: Path) -> Model:
+def _save(flavor: str, model: Any, rows: Any, folder: Path, **options: Any) -> Model:
     import mlflow
 
     path = folder / "model"
-    getattr(mlflow, flavor).save_model(model, path, input_example=rows[:2])
+    getattr(mlflow, flavor).save_model(model, path, input_example=rows[:2], **options)
     columns = [str(name) for name in getattr(rows, "columns", ())]
     row = [float(cell) for cell in (rows.to_numpy() if columns else rows)[-1]]
     return Model(path, columns, row, int(model.predict(rows[-1:])[0]))

@@ -237,7 +237,7 @@ def _running(
         )
     try:
         yield lambda: _family(server.pid)
-    except BaseException:
+    except Exception:
         print(f"{argv[0]}: the end of its log\n{(folder / 'log').read_text('utf-8', 'replace')[-3000:]}")
         raise
     finally:
