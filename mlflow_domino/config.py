@@ -164,7 +164,9 @@ class Settings:
     find_links: tuple[str, ...] = option((), _links, "where wheels are found beside the index")
     offline: bool = option(False, boolean, "use no network while building: only find_links and uv's cache")
     hardware_tier: str = option(
-        "", text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}|", "a tier's name"), "limits of a replica: [hardware_tiers.NAME] of config.toml"
+        "",
+        text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}|", "a tier's name"),
+        "limits of a replica: [hardware_tiers.NAME] of config.toml",
     )
     replicas: int = option(1, whole(1, 32), "running instances of a version")
     workers: int = option(1, whole(1, 64), "processes of a replica")
