@@ -11,12 +11,14 @@ from typing import Callable
 
 from .tracker import Ticket
 
-__all__ = ["Connection", "NoConnection", "copy_of", "keep", "send_and_close"]
+__all__ = ["Connection", "NoConnection", "before_exit", "copy_of", "keep", "send_and_close"]
 
 _LONGEST_S = 2.0
 _MOST = 64 << 20
 #: How long a caller may take nothing of a long answer.
 _STALLED_MS = 60_000
+#: C has their addresses only.
+_CALLBACKS: list[object] = []
 
 
 class NoConnection:
@@ -70,6 +72,19 @@ def keep(descriptor: int) -> int:
     own = os.dup(descriptor)
     os.set_blocking(own, False)
     return own
+
+
+def before_exit(function: Callable[[], None]) -> None:
+    """Call a function when the process ends by C's `exit`, before what was registered so far."""
+    import ctypes
+
+    def call(_: object) -> None:
+        with contextlib.suppress(Exception):
+            function()
+
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(call)
+    _CALLBACKS.append(callback)
+    ctypes.CDLL(None).__cxa_atexit(callback, None, None)
 
 
 def copy_of(ticket: Ticket) -> int | None:

@@ -85,7 +85,7 @@ class Joiner:
         self._rows = 0
         self._arrived = 0
         self._at_work = 0
-        self._unsafe = False
+        self._unsafe = self._closed = False
         #: Whether the model was seen to answer a row the same alone and among others.
         self.proven = False
         self._wake = threading.Event()
@@ -96,7 +96,7 @@ class Joiner:
 
         False: nobody else is there, or requests of this model must not be joined; the model is to answer it alone.
         """
-        if self._unsafe or (not self._waiting and not self._at_work and not self._others_wait()):
+        if self._unsafe or self._closed or (not self._waiting and not self._at_work and not self._others_wait()):
             return False
         descriptor = self._keep(work)
         if descriptor is None:
@@ -113,7 +113,8 @@ class Joiner:
         return True
 
     def finish(self) -> None:
-        """Answer all that are kept, before the process ends."""
+        """Answer all that are kept and keep nobody any more: the process is about to end."""
+        self._closed = True
         while True:
             with self._lock:
                 batch = self._take_all()

@@ -27,7 +27,7 @@ import struct
 import time
 from typing import Iterator, NamedTuple
 
-__all__ = ["Phase", "SlotRecord", "Slots", "State", "WorkerRecord"]
+__all__ = ["Phase", "Retiring", "SlotRecord", "Slots", "State", "WorkerRecord"]
 
 _MAGIC = b"DOMINO1\0"
 _BLOCK = 64
@@ -35,6 +35,7 @@ _DOUBLE = struct.Struct("<d")
 _WORD = struct.Struct("<I")
 _WORKER = struct.Struct("<IIIIdddQ")
 _SLOT = struct.Struct("<dd16sI")
+_STARTS = struct.Struct("<d56x")
 
 
 class Phase(enum.IntEnum):
@@ -52,6 +53,17 @@ class State(enum.IntEnum):
     LOADING = 1
     WARMING = 2
     READY = 3
+
+
+class Retiring(enum.IntEnum):
+    """Whether a worker is to take no more requests."""
+
+    NO = 0
+    #: The signal that ends it was sent.
+    TOLD = 1
+    #: It is to send that signal to itself in its next request. Sent from outside it might come between the moment
+    #: at which uWSGI accepts a connection and the one at which it counts a request, and end both.
+    ASKED = 2
 
 
 class WorkerRecord(NamedTuple):
@@ -142,10 +154,13 @@ class Slots:
     def beat(self, worker: int) -> None:
         _DOUBLE.pack_into(self._map, _BLOCK * worker + 16, time.monotonic())
 
-    def retire(self, worker: int) -> None:
-        """Note that this worker was told to take no more requests."""
+    def retire(self, worker: int, how: Retiring) -> None:
+        """Note that this worker is to take no more requests."""
         _DOUBLE.pack_into(self._map, _BLOCK * worker + 32, time.monotonic())
-        _WORD.pack_into(self._map, _BLOCK * worker + 12, 1)
+        _WORD.pack_into(self._map, _BLOCK * worker + 12, how)
+
+    def is_asked_to_retire(self, worker: int) -> bool:
+        return _WORD.unpack_from(self._map, _BLOCK * worker + 12)[0] == Retiring.ASKED
 
     def count_request(self, worker: int, total: int) -> None:
         struct.pack_into("<Q", self._map, _BLOCK * worker + 40, total)
@@ -169,10 +184,12 @@ class Slots:
         return sum(len(self.in_flight(worker)) for worker in range(1, self.workers + 1))
 
     def _in_flight(self, worker: int) -> Iterator[SlotRecord]:
-        for index in range(self.threads):
-            started, deadline, request_id, overdue = _SLOT.unpack_from(self._map, self._slot(worker, index))
+        begin = self._slot(worker, 0)
+        starts = _STARTS.iter_unpack(self._map[begin : begin + _BLOCK * self.threads])
+        for index, (started,) in enumerate(starts):
             if started:
-                yield SlotRecord(worker, index, started, deadline, request_id.rstrip(b"\0").decode(), overdue)
+                record = _SLOT.unpack_from(self._map, self._slot(worker, index))
+                yield SlotRecord(worker, index, record[0], record[1], record[2].rstrip(b"\0").decode(), record[3])
 
     def _slot(self, worker: int, index: int) -> int:
         return _BLOCK * (1 + self.workers + (worker - 1) * self.threads + index)

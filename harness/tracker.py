@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
 from .slots import Slots
 
@@ -61,9 +61,19 @@ class Tracker:
         None outside uWSGI.
     worker : int
         This worker's number.
+    leave : callable or None
+        Called in the first request after this worker was asked to retire.
     """
 
-    def __init__(self, timeout_s: float, *, slots: Slots | None = None, worker: int = 1) -> None:
+    def __init__(
+        self,
+        timeout_s: float,
+        *,
+        slots: Slots | None = None,
+        worker: int = 1,
+        leave: Callable[[], None] | None = None,
+    ) -> None:
+        self._leave = leave
         self._timeout_s = timeout_s
         self._slots = slots
         self._worker = worker
@@ -76,6 +86,8 @@ class Tracker:
         now = time.monotonic()
         ticket = Ticket(new_request_id(), now, self._deadline(now, environ), None)
         if self._slots is not None:
+            if self._leave is not None and self._slots.is_asked_to_retire(self._worker):
+                self._leave()
             try:
                 ticket.slot = self._free.popleft()
             except IndexError:  # more threads than uWSGI was told of: not watched, still served

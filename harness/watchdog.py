@@ -15,7 +15,7 @@ from typing import Any
 
 from .config import Config, read_config
 from .log import Redaction, install, log
-from .slots import Phase, SlotRecord, Slots, State, WorkerRecord
+from .slots import Phase, Retiring, SlotRecord, Slots, State, WorkerRecord
 from .status import Status
 
 __all__ = ["Watchdog", "run"]
@@ -27,6 +27,8 @@ _GRACE_S = 0.2
 _SETTLE_S = 0.15
 #: How long a worker gets to show them whose interpreter is held by native code.
 _LOCKED_S = 2.0
+#: How long a worker that is asked to end gets to do so in a request of its own; nobody calls one that has had none.
+_ASKED_S = 2.0
 _LOG_LIMIT = 16 << 20
 
 
@@ -136,12 +138,14 @@ class Watchdog:
 
     def _retire(self, worker: int, pid: int) -> None:
         """Tell a worker to finish what it is at and take nothing new; uWSGI starts another one when it has ended."""
-        self._slots.retire(worker)
+        self._slots.retire(worker, Retiring.TOLD)
         send(pid, signal.SIGHUP)
 
     def _recycle(self) -> None:
         if self._recycling is not None:
             record = self._slots.worker(self._recycling)
+            if record.retiring == Retiring.ASKED and time.monotonic() - record.retired > _ASKED_S:
+                self._retire(self._recycling, record.pid)
             if record.retiring or record.state != State.READY or not alive(record.pid):
                 return  # never two at once
             self._recycling = None
@@ -153,7 +157,10 @@ class Watchdog:
             if why:
                 log(f"worker {worker} is recycled: {why}")
                 self._recycling = worker
-                self._retire(worker, self._slots.worker(worker).pid)
+                if self._config.threads == 1:
+                    self._slots.retire(worker, Retiring.ASKED)
+                else:
+                    self._retire(worker, self._slots.worker(worker).pid)
                 return
 
     def _reason_to_recycle(self, worker: int) -> str:

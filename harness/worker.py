@@ -12,7 +12,7 @@ from typing import Any
 
 from .app import Front, create_app, is_untouched
 from .config import Config
-from .connection import Connection
+from .connection import Connection, before_exit
 from .errors import StartFailed
 from .hot import HotPath
 from .joining import Joiner
@@ -20,7 +20,7 @@ from .log import Redaction, log
 from .metrics import Metrics
 from .predictor import Predictor, load_predictor
 from .service import Service
-from .slots import Phase, Slots, State
+from .slots import Phase, Retiring, Slots, State
 from .status import Status
 from .tokens import Tokens
 from .tracker import Tracker
@@ -49,6 +49,8 @@ class Worker:
         self._config = config
         self._number = number
         self._master = master
+        self._joiner: Joiner | None = None
+        self._imported = 0
         self._slots = Slots(os.path.join(config.replica_dir, "slots"))
         self._status = Status(config.replica_dir, master, Redaction(config.secrets))
 
@@ -79,8 +81,11 @@ class Worker:
         predictor = self._load()
         service = Service(self._config, predictor, tokens)
         self._warm(predictor)
-        tracker = Tracker(self._config.request_timeout_s, slots=self._slots, worker=self._number)
+        tracker = Tracker(
+            self._config.request_timeout_s, slots=self._slots, worker=self._number, leave=self._finish_this_request
+        )
         front = self._front(service, tracker, metrics, predictor)
+        self._finish_before_exit()
         threading.Thread(target=self._tick, args=(tokens, front), name="domino-ticker", daemon=True).start()
         faulthandler.cancel_dump_traceback_later()
         self._slots.set_load_time(self._number, time.monotonic() - started)
@@ -89,8 +94,6 @@ class Worker:
         return front
 
     def _front(self, service: Service, tracker: Tracker, metrics: Metrics, predictor: Predictor) -> Front:
-        import uwsgi
-
         app, connection = create_app(service, metrics), Connection()
         front = Front(app, tracker, metrics, connection)
         joiner = None
@@ -107,7 +110,7 @@ class Worker:
             joiner.proven, why = try_joining(predictor, example(self._config)[0])
             if why:
                 joiner.stop_joining(why)
-            uwsgi.atexit = joiner.finish  # uWSGI takes a worker for idle whose callers are kept
+            self._joiner = joiner
         front.hot = HotPath(service, lambda: is_untouched(app), joiner)
         return front
 
@@ -123,6 +126,23 @@ class Worker:
         for note in (*predictor.notes, warm(self._config, predictor)):
             if note:
                 self._status.move("warming", note=note)
+
+    def _finish_this_request(self) -> None:
+        """Let uWSGI end this process after the request that this thread serves."""
+        if self._joiner is not None:
+            self._joiner.finish()
+        self._slots.retire(self._number, Retiring.TOLD)
+        signal.pthread_kill(threading.get_ident(), signal.SIGHUP)
+
+    def _finish_before_exit(self) -> None:
+        """See to it that kept callers are answered before the process ends: uWSGI takes it for idle.
+
+        What was registered last comes first at the exit, and a model must not be asked when libraries of its have
+        already torn themselves down: so again whenever something was imported.
+        """
+        if self._joiner is not None and len(sys.modules) != self._imported:
+            self._imported = len(sys.modules)
+            before_exit(self._joiner.finish)
 
     def _open_when_all_are_ready(self, load_time_s: float) -> None:
         with self._status.locked():
@@ -149,6 +169,7 @@ class Worker:
         while True:
             time.sleep(_TICK_S)
             self._slots.beat(self._number)
+            self._finish_before_exit()
             for task in (tokens.refresh, front.give_up_overdue):
                 try:
                     task()
