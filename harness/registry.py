@@ -120,6 +120,10 @@ class RegistryPredictor(Predictor):
         parsed = parse_body(body, content_type, strict=self._strict)
         if parsed.format == "unified":
             data, params = self._unified(parsed.data)
+            if self._strict and isinstance(self._signature.inputs, Columns):
+                problems = Problems()
+                self._signature.inputs.check_cells(data, problems)
+                problems.raise_if_any()
             return Input(lambda: _jsonable(self._lenient(data, params)))
         if not self._strict or parsed.format == "parquet":
             return Input(lambda: _predictions(_jsonable(self._lenient(self._lenient_body(parsed), parsed.params))))

@@ -160,6 +160,21 @@ class Columns:
                 return None
         return (tuple(cells), tuple(map(str, layout.labels)) if layout.labels is not None else None, layout.arrays)
 
+    def check_cells(self, data: Mapping[str, Any], problems: Problems) -> None:
+        """Check one row that goes to the model as it came, such as a language model's `messages`."""
+        self._check_names(data, problems)
+        for column in self.columns:
+            if column.name not in data:
+                continue
+            value = data[column.name]
+            for cell in value if isinstance(column.kind, Scalar) and isinstance(value, list) else [value]:
+                if cell is None and not column.required:
+                    continue
+                try:
+                    column.kind.take(cell)
+                except Mismatch as mismatch:
+                    problems.add(f"column {column.name!r}", str(mismatch))
+
     def _check_names(self, data: Mapping[str, Any], problems: Problems) -> None:
         for name in data:
             if name not in self._known:

@@ -78,9 +78,9 @@ def _parse_object(document: Any) -> Body:
     names = ", ".join(FORMATS)
     if not isinstance(document, dict):
         raise InvalidInput(f"the body must be a JSON object with exactly one of {names}")
-    if any(key in document for key in _UNIFIED):
-        return Body("unified", document)
     found = [key for key in document if key in FORMATS]
+    if not found and any(key in document for key in _UNIFIED):
+        return Body("unified", document)
     if len(found) != 1:
         there = f"there are {', '.join(found)}" if found else f"there are only {show(list(document))}"
         raise InvalidInput(f"the body must be a JSON object with exactly one of {names}; {there}")
