@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -14,6 +15,9 @@ __all__ = ["Ticket", "Tracker", "new_request_id"]
 
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _TO_LETTER = bytes(_LETTERS[byte % 36] for byte in range(256))
+
+
+_REQUEST_ID = re.compile(r"[A-Z0-9]{16}")
 
 
 def new_request_id() -> str:
@@ -84,7 +88,10 @@ class Tracker:
 
     def begin(self, environ: Mapping[str, Any]) -> Ticket:
         now = time.monotonic()
-        ticket = Ticket(new_request_id(), now, self._deadline(now, environ), None)
+        told = environ.get("HTTP_X_REQUEST_ID", "")
+        # The gateway's, where there is one: its own answers and the replica's log then speak of the same request.
+        request_id = told if _REQUEST_ID.fullmatch(told) else new_request_id()
+        ticket = Ticket(request_id, now, self._deadline(now, environ), None)
         if self._slots is not None:
             if self._leave is not None and self._slots.is_asked_to_retire(self._worker):
                 self._leave()
@@ -118,5 +125,5 @@ class Tracker:
             return latest
         try:
             return min(latest, now + int(told) / 1000.0 - time.time())
-        except ValueError:
+        except (ValueError, OverflowError):
             return latest
