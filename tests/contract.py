@@ -79,7 +79,10 @@ class DataPlaneContract:
             for r in ("latest", "labels/prod", "1", "2")
         }
         assert results == {"latest": 2, "labels/prod": 1, "1": 1, "2": 2}
-        deployment.controller.promote("routed", 2)
+        prod = Load(view.url.replace("latest/model", "labels/prod/model"), deployment.token, {"data": {}})
+        with prod.running():
+            deployment.controller.promote("routed", 2)
+        assert not prod.failed, prod.failures[:5]
         assert deployment.call(view, {"data": {}}, route="labels/prod/model").json()["result"] == 2
         assert deployment.call(view, {"data": {}}, route="1/model").status_code == 404
 
