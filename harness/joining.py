@@ -172,11 +172,14 @@ class Joiner:
 
     def _answer(self, batch: Sequence[Waiting]) -> None:
         groups: dict[Any, list[list[Waiting]]] = {}
+        rows: dict[Any, int] = {}
         for waiting in self._wanted(batch):
-            chunks = groups.setdefault(waiting.work.input.key, [[]])
-            rows = sum(other.work.input.rows for other in chunks[-1])
-            if rows and rows + waiting.work.input.rows > self._joined.max_rows:
+            made = waiting.work.input
+            chunks = groups.setdefault(made.key, [])
+            rows[made.key] = rows.get(made.key, 0) + made.rows
+            if not chunks or rows[made.key] > self._joined.max_rows:
                 chunks.append([])
+                rows[made.key] = made.rows
             chunks[-1].append(waiting)
         for chunks in groups.values():
             for chunk in chunks:
