@@ -440,6 +440,7 @@ def test_metrics_add_up_over_processes_and_their_replacements() -> None:
         for _ in range(10):
             replica.call()
         replica.post(b"{")
+        poll(lambda: replica.metrics()["domino_requests_in_flight"] == 1)  # a request is over after its answer is out
         found = replica.metrics()
         assert found['domino_requests_total{code="200",path="model"}'] == 21
         assert found['domino_requests_total{code="400",path="model"}'] == 1
