@@ -1,15 +1,16 @@
-"""What kind of file system a folder lies on."""
+"""What a folder lies on, and how much it takes."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-__all__ = ["Mount", "mount_of"]
+__all__ = ["Mount", "mount_of", "size_of"]
 
 _NETWORK = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|gpfs|glusterfs|beegfs|ocfs2|gfs2|(fuse\.)?(sshfs|s3fs|gcsfuse|rclone|glusterfs)"
@@ -40,3 +41,13 @@ def mount_of(path: Path) -> Mount | None:
             if real.is_relative_to(point) and (best is None or len(point.parts) >= len(best.point.parts)):
                 best = Mount(point, partition.fstype, tuple(partition.opts.split(",")))
     return best
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files below a folder, as the files say; what is removed meanwhile does not count."""
+    total = 0
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from mlflow_domino.bytecode import compile_used
 from mlflow_domino.config import Secrets, Settings
+from mlflow_domino.disk import size_of
 from mlflow_domino.errors import Conflict, EnvironmentFailed
 from mlflow_domino.home import Home, read_json, write_json
 from mlflow_domino.indexes import Indexes
@@ -254,7 +255,7 @@ class Environments:
                     marker = path / _MARKER
                     said = read_json(marker) or {}
                     used = (marker if said else path).stat().st_mtime
-                    size = said["size"] if said else _size(path)
+                    size = said["size"] if said else size_of(path)
                     found.append(Stored(path.name, said.get("python", ""), size, int(used * 1000), self.has(path.name)))
         return sorted(found, key=lambda stored: stored.last_used_ms)
 
@@ -375,7 +376,7 @@ class Environments:
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
-        write_json(path / _MARKER, {"python": interpreter.version, "size": _size(path)})
+        write_json(path / _MARKER, {"python": interpreter.version, "size": size_of(path)})
         uv.log(f"installed in {time.monotonic() - started:.1f} s")
 
 
@@ -410,12 +411,3 @@ def _interpreter(wanted: str, settings: Settings, uv: Uv) -> tuple[Interpreter, 
 
     allowed = settings.python_downloads and not settings.offline
     return find(wanted, download=download if allowed else None)
-
-
-def _size(path: Path) -> int:
-    total = 0
-    for folder, _, files in os.walk(path):
-        for name in files:
-            with contextlib.suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(folder, name)).st_size
-    return total

@@ -13,6 +13,7 @@ import psutil
 
 from mlflow_domino import tree
 from mlflow_domino.controller import Controller
+from mlflow_domino.disk import size_of
 from mlflow_domino.environment import Environments
 from mlflow_domino.errors import Conflict, DominoError
 from mlflow_domino.models import Endpoint, Target, Version
@@ -125,7 +126,7 @@ def _surplus(controller: Controller, endpoint: Endpoint, keep: int | None) -> li
 def _version_item(controller: Controller, endpoint: Endpoint, version: Version) -> Item:
     path = controller.home.version(version.id)
     why = f"{version.status.value}, beyond the versions that are kept"
-    return Item("version", f"{endpoint.name} {version.number}", _size(path), why, path, version)
+    return Item("version", f"{endpoint.name} {version.number}", size_of(path), why, path, version)
 
 
 def _remove_version(controller: Controller, item: Item) -> None:
@@ -166,13 +167,13 @@ def _harnesses(controller: Controller, kept: Sequence[Version], before_s: float)
     used = {v.artifact.harness for v in kept if v.artifact}
     for path in _folders(controller.home.harnesses):
         if path.name not in used and path.stat().st_mtime < before_s:
-            yield Item("harness", path.name, _size(path), "no version uses it", path)
+            yield Item("harness", path.name, size_of(path), "no version uses it", path)
 
 
 def _leftovers(controller: Controller, known: set[str], before_s: float) -> Iterator[Item]:
     for path in _folders(controller.home.root / "versions"):
         if path.name not in known and path.stat().st_mtime < before_s:
-            yield Item("folder", path.name, _size(path), "belongs to no version", path)
+            yield Item("folder", path.name, size_of(path), "belongs to no version", path)
 
 
 def _logs(controller: Controller, endpoint: Endpoint, version: Version, before_s: float) -> Iterator[Item]:
@@ -187,12 +188,3 @@ def _logs(controller: Controller, endpoint: Endpoint, version: Version, before_s
 
 def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-
-
-def _size(path: Path) -> int:
-    total = 0
-    for folder, _, files in os.walk(path):
-        for name in files:
-            with contextlib.suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(folder, name)).st_size
-    return total
