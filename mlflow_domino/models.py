@@ -10,9 +10,7 @@ from __future__ import annotations
 import enum
 import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from mlflow_domino.config import Settings
 
@@ -215,4 +213,3 @@ class Operation:
     pid: int
     started_ms: int
     version_id: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)

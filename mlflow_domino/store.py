@@ -275,7 +275,10 @@ class SqliteRecords(Records):
 
     def operations(self) -> list[Operation]:
         with self._begin() as connection:
-            return [Operation(**json.loads(row.document)) for row in connection.execute(sa.select(_operations))]
+            return [
+                Operation(**_known(Operation, json.loads(row.document)))
+                for row in connection.execute(sa.select(_operations))
+            ]
 
     def save_operation(self, operation: Operation) -> None:
         with self._begin() as connection:
