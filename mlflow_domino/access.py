@@ -32,7 +32,7 @@ class Access:
 
         One that an earlier create left, which failed and told nobody, is ended.
         """
-        with self._home.lock(f"tokens-{endpoint.id}"):
+        with self._records.lock(f"tokens-{endpoint.id}"):
             for token in self._records.tokens(endpoint.id):
                 if token.name == _DEFAULT:
                     self._records.remove_token(token.id)
@@ -44,12 +44,12 @@ class Access:
         """Make a token valid beside the others; the text is returned this once, and kept nowhere."""
         if not re.fullmatch(_NAME, name):
             raise InvalidInput(f"token name {name[:60]!r}: letters, digits, '.', '_' and '-' are wanted.")
-        with self._home.lock(f"tokens-{endpoint.id}"):
+        with self._records.lock(f"tokens-{endpoint.id}"):
             return self._add(endpoint, name)
 
     def revoke(self, endpoint: Endpoint, token: str) -> None:
         """End a token, by name or id; one that is not there is no error."""
-        with self._home.lock(f"tokens-{endpoint.id}"):
+        with self._records.lock(f"tokens-{endpoint.id}"):
             known = self._records.tokens(endpoint.id)
             ended = [t for t in known if token in (t.name, t.id)]
             try:

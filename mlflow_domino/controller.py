@@ -8,19 +8,19 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow_domino import secret, source
+from mlflow_domino import source
 from mlflow_domino.access import Access
 from mlflow_domino.config import Secrets, Settings, parse
 from mlflow_domino.data_planes.base import DataPlane, Log
 from mlflow_domino.data_planes.declaration import declared
-from mlflow_domino.data_planes.kinds import plane_of
+from mlflow_domino.data_planes.kinds import plane_of, records_of
 from mlflow_domino.disk import mount_of
 from mlflow_domino.errors import AlreadyExists, DominoError, InvalidInput, NotFound, Refused, Unsupported
 from mlflow_domino.home import Home
 from mlflow_domino.journal import Journal
 from mlflow_domino.models import Endpoint, Status, Target, Token, Version, new_id, valid_id
 from mlflow_domino.rollout import Rollout, routed
-from mlflow_domino.store import Records, SqliteRecords
+from mlflow_domino.store import Records
 from mlflow_domino.views import EndpointView, look
 
 __all__ = ["Controller"]
@@ -51,9 +51,9 @@ class Controller:
         self.plane = plane
         self.records = records
         self._say = say
-        self._rollout = Rollout(home, records, plane, say)
+        self._rollout = Rollout(records, plane, say)
         self._access = Access(home, records, plane)
-        self._journal = Journal(home, records, plane, self._rollout, find=self._find, say=say)
+        self._journal = Journal(records, plane, self._rollout, find=self._find, say=say)
         if recover:
             self._journal.recover()
 
@@ -71,7 +71,7 @@ class Controller:
                 "MLFLOW_DOMINO_HOME to a folder on a disk of this machine."
             )
         plane = plane_of(home, declared(target_uri, home))
-        return cls(home, plane, SqliteRecords(home.database), say, recover=recover)
+        return cls(home, plane, records_of(home, plane), say, recover=recover)
 
     # ---- endpoints and versions ----------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ class Controller:
         settings, secrets = parse(config)
         endpoint = Endpoint(new_id(), name, self.plane.name, _now_ms(), settings=settings)
         endpoint = self.records.save_endpoint(endpoint)
-        secret.save(self.home.endpoint(endpoint.id) / "secrets.json", secrets)
+        self.records.save_secrets(endpoint, secrets)
         return endpoint
 
     def create(self, name: str, model_uri: str, config: Mapping[str, Any] | None = None) -> tuple[EndpointView, str]:
@@ -188,8 +188,7 @@ class Controller:
             self._ensure_running(endpoint, version)
             previous = endpoint.latest if endpoint.latest != version.id else endpoint.previous
             settings = dataclasses.replace(version.settings, replicas=endpoint.settings.replicas)
-            secrets = secret.load(self.home.version(version.id) / "secrets.json")
-            secret.save(self.home.endpoint(endpoint.id) / "secrets.json", secrets)
+            self.records.save_secrets(endpoint, self.records.secrets(version))
             self._route(endpoint, latest=version.id, previous=previous, settings=settings)
         return self.endpoint(name)
 
@@ -294,16 +293,16 @@ class Controller:
         )
 
     def _forget_settings(self, endpoint: Endpoint) -> Endpoint:
-        secret.save(self.home.endpoint(endpoint.id) / "secrets.json", Secrets())
+        self.records.save_secrets(endpoint, Secrets())
         return self.records.save_endpoint(dataclasses.replace(endpoint, settings=Settings()))
 
     def _publish_version(self, endpoint: Endpoint, model_uri: str | None, config: Mapping[str, Any] | None) -> None:
-        before = secret.load(self.home.endpoint(endpoint.id) / "secrets.json")
+        before = self.records.secrets(endpoint)
         settings, secrets = parse(config, base=endpoint.settings, base_secrets=before)
         version = self._fetch(endpoint, model_uri, settings, secrets)
         version = self._build(endpoint, version, secrets)
         self._rollout.start(endpoint, version)
-        secret.save(self.home.endpoint(endpoint.id) / "secrets.json", secrets)
+        self.records.save_secrets(endpoint, secrets)
         changes: dict[str, Any] = {"latest": version.id, "previous": endpoint.latest, "settings": settings}
         if endpoint.promoted is None and settings.routing_mode == "advanced":
             changes["promoted"] = endpoint.latest or version.id
@@ -321,13 +320,13 @@ class Controller:
             else:
                 self._say(f"fetching {source.shown(model_uri)} …")
                 fetched = source.fetch(model_uri, settings, folder, self._say)
-            secret.save(folder / "secrets.json", secrets)
             fresh = self.records.save_endpoint(
                 dataclasses.replace(self._find(endpoint.id), next_number=endpoint.next_number + 1)
             )
             version = Version(
                 version_id, endpoint.id, fresh.next_number - 1, _now_ms(), fetched, settings, replicas=settings.replicas
             )
+            self.records.save_secrets(version, secrets)
             return self.records.save_version(version)
         except BaseException:
             source.remove(folder)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 
 from mlflow_domino.data_planes.base import DataPlane, Log
 from mlflow_domino.errors import Conflict, DominoError, NotFound
-from mlflow_domino.home import Home
 from mlflow_domino.models import Endpoint, Operation
 from mlflow_domino.rollout import Rollout
 from mlflow_domino.store import Records
@@ -28,7 +27,6 @@ class Journal:
 
     def __init__(
         self,
-        home: Home,
         records: Records,
         plane: DataPlane,
         rollout: Rollout,
@@ -36,7 +34,6 @@ class Journal:
         find: Callable[[str], Endpoint],
         say: Log,
     ) -> None:
-        self._home = home
         self._records = records
         self._plane = plane
         self._rollout = rollout
@@ -55,7 +52,7 @@ class Journal:
         running = next((o for o in self._records.operations() if o.endpoint_id == endpoint_id), None)
         busy = f"`{running.verb}` is at work on it (process {running.pid})" if running else "somebody is changing it"
         conflict = f"This endpoint is not free: {busy}. Try again when that is done."
-        with self._home.lock(endpoint_id, wait=False, conflict=conflict):
+        with self._records.lock(endpoint_id, wait=False, conflict=conflict):
             endpoint = self._find(endpoint_id)
             self._records.save_operation(Operation(endpoint_id, verb, "begun", os.getpid(), int(time.time() * 1000)))
             try:
@@ -73,7 +70,7 @@ class Journal:
         for operation in self._records.operations():
             if operation.endpoint_id in elsewhere:
                 continue
-            with contextlib.suppress(Conflict), self._home.lock(operation.endpoint_id, wait=False):
+            with contextlib.suppress(Conflict), self._records.lock(operation.endpoint_id, wait=False):
                 if operation.endpoint_id not in {o.endpoint_id for o in self._records.operations()}:
                     continue
                 try:

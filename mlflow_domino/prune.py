@@ -132,7 +132,7 @@ def _version_item(controller: Controller, endpoint: Endpoint, version: Version) 
 def _remove_version(controller: Controller, item: Item) -> None:
     assert item.version is not None
     version = item.version
-    with controller.home.lock(version.endpoint_id, wait=False, conflict="its endpoint is being changed."):
+    with controller.records.lock(version.endpoint_id, wait=False, conflict="its endpoint is being changed."):
         endpoint = next((e for e in controller.records.endpoints() if e.id == version.endpoint_id), None)
         fresh = next((v for v in controller.records.versions(version.endpoint_id) if v.id == version.id), None)
         if endpoint is None or fresh is None:

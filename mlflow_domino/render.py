@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_domino import secret, source, tree
+from mlflow_domino import source, tree
 from mlflow_domino.config import Secrets, Settings, parse, settings_to_json
 from mlflow_domino.controller import Controller
 from mlflow_domino.data_planes.base import World
@@ -66,7 +66,7 @@ def _files(
     known = next((e for e in controller.records.endpoints() if name in (e.name, e.id)), None)
     latest = controller.find_version(name) if known is not None and known.latest is not None else None
     base = known.settings if known else Settings()
-    before = secret.load(controller.home.endpoint(known.id) / "secrets.json") if known else Secrets()
+    before = controller.records.secrets(known) if known else Secrets()
     settings, secrets = parse(config, base=base, base_secrets=before)
     if model_uri is not None:
         fetched = source.fetch(model_uri, settings, folder, lambda _line: None)

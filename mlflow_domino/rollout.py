@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 
 from mlflow_domino.data_planes.base import DataPlane, Log, Observation, World
 from mlflow_domino.errors import GatewayFailed, StartFailed
-from mlflow_domino.home import Home
 from mlflow_domino.models import Endpoint, Status, Target, Version
 from mlflow_domino.store import Records
 
@@ -36,8 +35,7 @@ def routed(endpoint: Endpoint) -> tuple[str, ...]:
 class Rollout:
     """Starts, switches and ends versions of one data plane."""
 
-    def __init__(self, home: Home, records: Records, plane: DataPlane, say: Log) -> None:
-        self._home = home
+    def __init__(self, records: Records, plane: DataPlane, say: Log) -> None:
         self._records = records
         self._plane = plane
         self._say = say
@@ -50,7 +48,7 @@ class Rollout:
 
     def publish(self, *, without: str | None = None) -> None:
         """Route as the records say. Two processes never write routes at once, and the later one has read later."""
-        with self._home.lock("records"):
+        with self._records.lock("records"):
             self._plane.publish(self.world(without=without))
 
     def start(self, endpoint: Endpoint, version: Version) -> Version:
@@ -141,7 +139,7 @@ class Rollout:
         running = [v for v in world.versions if v.target is Target.RUNNING]
         begun = time.monotonic()
         with contextlib.suppress(GatewayFailed):  # nobody reaches a model past a gateway that does not answer
-            with self._home.lock("records"):
+            with self._records.lock("records"):
                 self._plane.publish(silent)
             for version in running:
                 self._plane.drain(version, max(0.0, begun + version.settings.drain_s - time.monotonic()))
@@ -156,7 +154,7 @@ class Rollout:
             self._plane.discard(version)
         self._plane.forget(endpoint)
         self._records.remove_endpoint(endpoint.id)
-        self._home.forget_lock(endpoint.id)  # last: whoever takes a new one finds no endpoint
+        self._records.forget_lock(endpoint.id)  # last: whoever takes a new one finds no endpoint
 
     def change(self, version: Version, **fields: object) -> Version:
         """Write some fields of a version's record, whatever its revision was: the endpoint's lock is ours."""

@@ -14,13 +14,16 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from mlflow_domino.config import settings_from_json, settings_to_json
+from mlflow_domino import secret
+from mlflow_domino.config import Secrets, settings_from_json, settings_to_json
 from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, Unsupported
+from mlflow_domino.home import Home
 from mlflow_domino.models import (
     Artifact,
     Endpoint,
@@ -90,7 +93,8 @@ class Records(abc.ABC):
     """What the controller needs of a place for records.
 
     To write: `endpoints`, `save_endpoint`, `remove_endpoint`, `versions`, `save_version`, `remove_version`, `tokens`,
-    `save_token`, `remove_token`, `operations`, `save_operation`, `remove_operation`.
+    `save_token`, `remove_token`, `operations`, `save_operation`, `remove_operation`, `secrets`, `save_secrets`, `lock`,
+    `forget_lock`.
     """
 
     @abc.abstractmethod
@@ -149,14 +153,36 @@ class Records(abc.ABC):
     def remove_operation(self, endpoint_id: str) -> None:
         """Note that the endpoint's operation is done."""
 
+    @abc.abstractmethod
+    def secrets(self, of: Endpoint | Version) -> Secrets:
+        """Return the secrets that were saved for an endpoint or a version; none is no secrets."""
+
+    @abc.abstractmethod
+    def save_secrets(self, of: Endpoint | Version, secrets: Secrets) -> None:
+        """Keep secrets, closed to others; they go with what they belong to."""
+
+    @abc.abstractmethod
+    def lock(self, name: str, *, wait: bool = True, conflict: str = "") -> AbstractContextManager[object]:
+        """Hold a lock that ends with the process that holds it, however that ends.
+
+        Raises
+        ------
+        Conflict
+            With the text `conflict`, when `wait` is false and somebody else holds it.
+        """
+
+    @abc.abstractmethod
+    def forget_lock(self, name: str) -> None:
+        """Remove what is left of a lock that nobody will ask for again."""
+
 
 class SqliteRecords(Records):
-    """Records in one file of SQLite, on a disk of this machine.
+    """Records in one file of SQLite, on a disk of this machine, and secrets in files beside it.
 
     Parameters
     ----------
-    path : Path
-        The file; made when it is first opened.
+    home : Home
+        Has the file, which is made when it is first opened.
     migrations : mapping of int to callable
         Steps from older schema versions, for tests of the mechanism.
 
@@ -169,9 +195,10 @@ class SqliteRecords(Records):
     """
 
     def __init__(
-        self, path: Path, *, schema_version: int = SCHEMA_VERSION, migrations: Mapping[int, Migration] = MIGRATIONS
+        self, home: Home, *, schema_version: int = SCHEMA_VERSION, migrations: Mapping[int, Migration] = MIGRATIONS
     ) -> None:
-        self._path = path
+        self._home = home
+        self._path = path = home.database
         self._engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
         sa.event.listen(self._engine, "connect", _configure)
         with self._begin() as connection:
@@ -290,6 +317,22 @@ class SqliteRecords(Records):
     def remove_operation(self, endpoint_id: str) -> None:
         with self._begin() as connection:
             connection.execute(_operations.delete().where(_operations.c.endpoint_id == endpoint_id))
+
+    def secrets(self, of: Endpoint | Version) -> Secrets:
+        return secret.load(self._secrets_of(of))
+
+    def save_secrets(self, of: Endpoint | Version, secrets: Secrets) -> None:
+        secret.save(self._secrets_of(of), secrets)
+
+    def lock(self, name: str, *, wait: bool = True, conflict: str = "") -> AbstractContextManager[object]:
+        return self._home.lock(name, wait=wait, conflict=conflict)
+
+    def forget_lock(self, name: str) -> None:
+        self._home.forget_lock(name)
+
+    def _secrets_of(self, of: Endpoint | Version) -> Path:
+        # Data planes remove the folder of what is gone, with everything that is in it.
+        return (self._home.endpoint(of.id) if isinstance(of, Endpoint) else self._home.version(of.id)) / "secrets.json"
 
     def _write(self, table: sa.Table, row: Mapping[str, Any], before: int, thing: str) -> None:
         try:

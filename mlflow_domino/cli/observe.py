@@ -92,10 +92,10 @@ class _Logs:
     build: bool
 
     def write(self, since_ms: int | None, last: int | None, *, follow: bool) -> None:
-        from mlflow_domino import logs, secret
+        from mlflow_domino import logs
 
         version = self._version()
-        secrets = secret.load(self.controller.home.version(version.id) / "secrets.json").variables.values()
+        secrets = self.controller.records.secrets(version).variables.values()
         if follow:
             news = logs.follow(self._latest_paths(), since_ms=since_ms or 0, last=last, values=secrets, wait=_wait)
             try:

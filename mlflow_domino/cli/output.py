@@ -115,7 +115,7 @@ def _names(_context: click.Context, _parameter: click.Parameter, incomplete: str
     if not home.database.is_file():
         return []
     try:
-        return [e.name for e in SqliteRecords(home.database).endpoints() if e.name.startswith(incomplete)]
+        return [e.name for e in SqliteRecords(home).endpoints() if e.name.startswith(incomplete)]
     except DominoError:
         return []
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from mlflow_domino.config import Secrets, Settings
 from mlflow_domino.errors import Unsupported
 from mlflow_domino.models import Artifact, Endpoint, Status, Token, Version
+from mlflow_domino.store import Records
 
 __all__ = ["DataPlane", "Log", "Observation", "World"]
 
@@ -151,6 +152,10 @@ class DataPlane(abc.ABC):
         Unavailable
             When a replica does not acknowledge in time; the tokens are written all the same.
         """
+
+    def own_records(self) -> Records | None:
+        """Return the records that the data plane itself keeps; None: they are in the home."""
+        return None
 
     def leftovers(self, before_s: float) -> list[tuple[str, int]]:
         """Return name and bytes of each thing of the data plane's own that nothing uses, and that was made before a time."""

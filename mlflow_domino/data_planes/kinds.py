@@ -5,8 +5,9 @@ from __future__ import annotations
 from mlflow_domino.data_planes.base import DataPlane
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.home import Home
+from mlflow_domino.store import Records, SqliteRecords
 
-__all__ = ["plane_of"]
+__all__ = ["plane_of", "records_of"]
 
 
 def plane_of(home: Home, declaration: Declaration) -> DataPlane:
@@ -18,3 +19,8 @@ def plane_of(home: Home, declaration: Declaration) -> DataPlane:
     from mlflow_domino.data_planes.local import LocalDataPlane
 
     return LocalDataPlane(home, declaration)
+
+
+def records_of(home: Home, plane: DataPlane) -> Records:
+    """Return where the records of a data plane are: with it, or else in the home."""
+    return plane.own_records() or SqliteRecords(home)
