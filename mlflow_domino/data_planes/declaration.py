@@ -7,11 +7,11 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlflow_domino.errors import InvalidInput, NotFound, Unsupported
+from mlflow_domino.errors import InvalidInput, NotFound
 from mlflow_domino.home import Home
 
 if sys.version_info >= (3, 11):
@@ -21,9 +21,10 @@ else:
 
 __all__ = ["Declaration", "declared", "tables"]
 
-_KINDS = ("local", "docker")
-#: Of the gateways, so that they run side by side on one machine.
-_PORTS = {"local": 8420, "docker": 8421}
+_KINDS = ("local", "docker", "kubernetes")
+#: Of the gateways, so that they run side by side on one machine; in a cluster it is the port of the Service.
+_PORTS = {"local": 8420, "docker": 8421, "kubernetes": 80}
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,29 @@ class Declaration:
         Docker: the environment of versions that name none; ``{python}`` stands for a version such as 3.11.
     tls_certificate, tls_key : str
         PEM files; the gateway speaks HTTPS when both are given, and reads them again when they change.
+    context, namespace : str
+        Kubernetes: of the kubeconfig and of the cluster; empty: the current context (or the pod's own cluster), and the
+        namespace that it names.
+    registry : str
+        Kubernetes: where images are pushed to and pulled from, such as ``registry.example.com/models``.
+    pull_secret : str
+        Kubernetes: name of the Secret with which the cluster pulls them.
+    expose : str
+        Kubernetes: ``nodeport``, ``loadbalancer`` or ``ingress``.
+    node_port : int
+        Kubernetes: of the gateway; 0: the cluster chooses.
+    ingress_host, ingress_class : str
+        Kubernetes: where callers find the gateway with ``expose = "ingress"``.
+    tls_secret : str
+        Kubernetes: name of the Secret of type kubernetes.io/tls with which the gateway (or the Ingress) speaks HTTPS.
+    gateway_replicas : int
+        Kubernetes: pods of the gateway.
+    gateway_image : str
+        Kubernetes: the gateway's image, where it is not to be built here and pushed to `registry`.
+    remote : bool
+        Whether it is a data plane away from the control plane: it refuses what needs that.
+    queue : str
+        Database of asynchronous predictions, ``postgresql://…``; the local and Docker data planes have one of their own.
     """
 
     name: str = "local"
@@ -54,6 +78,19 @@ class Declaration:
     tls_certificate: str = ""
     tls_key: str = ""
     base_image: str = "python:{python}-slim-bookworm"
+    context: str = ""
+    namespace: str = ""
+    registry: str = ""
+    pull_secret: str = ""
+    expose: str = "nodeport"
+    node_port: int = 0
+    ingress_host: str = ""
+    ingress_class: str = ""
+    tls_secret: str = ""
+    gateway_replicas: int = 1
+    gateway_image: str = ""
+    remote: bool = False
+    queue: str = field(default="", repr=False)
 
     @property
     def exposed(self) -> bool:
@@ -86,8 +123,6 @@ def declared(target_uri: str, home: Home) -> Declaration:
     known_tables = tables(home.config, "data_planes")
     if name in known_tables:
         return _checked(name, known_tables[name], home.config)
-    if name == "kubernetes":
-        raise Unsupported("This release has no Kubernetes data plane; use `-t domino` or `-t domino:/docker`.")
     if name not in _KINDS:
         known = ", ".join(sorted({*_KINDS, *known_tables}))
         raise NotFound(f"No data plane {name!r} is declared in {home.config}; there are: {known}.")
@@ -123,14 +158,45 @@ def _checked(name: str, table: Mapping[str, Any], path: Path) -> Declaration:
             raise InvalidInput(f"{where} unknown key {key!r}{f', did you mean {near[0]!r}?' if near else ''}.")
         wanted, right = _RULES[key]
         if not right(value):
-            raise InvalidInput(f"{where} {key} = {value!r}: {wanted} is wanted.")
+            shown = "…" if key == "queue" else repr(value)  # it may hold a password
+            raise InvalidInput(f"{where} {key} = {shown}: {wanted} is wanted.")
     kind = table.get("kind", name if name in _KINDS else "local")
     plane = Declaration(**{"port": _PORTS[kind], **table, "name": name, "kind": kind})
     if plane.kind == "local" and name != "local":
         raise InvalidInput(f"{where} a home has one local data plane, [data_planes.local].")
     if bool(plane.tls_certificate) != bool(plane.tls_key):
         raise InvalidInput(f"{where} tls_certificate and tls_key go together.")
+    if plane.kind == "kubernetes":
+        _check_cluster(plane, table, where)
+    else:
+        misplaced = sorted(set(table) & _OF_CLUSTERS)
+        if misplaced:
+            raise InvalidInput(f"{where} {misplaced[0]} is for data planes of kind kubernetes.")
     return plane
+
+
+def _check_cluster(plane: Declaration, table: Mapping[str, Any], where: str) -> None:
+    if plane.tls_certificate:
+        raise InvalidInput(f"{where} in a cluster the certificate is a Secret there: set tls_secret.")
+    if "address" in table:
+        raise InvalidInput(
+            f"{where} address is for gateways on this machine; `expose` says how a cluster's is reached."
+        )
+    if plane.expose == "ingress" and not plane.ingress_host:
+        raise InvalidInput(f'{where} expose = "ingress" needs ingress_host.')
+    if plane.node_port and plane.expose != "nodeport":
+        raise InvalidInput(f'{where} node_port needs expose = "nodeport".')
+
+
+#: Keys that mean nothing off Kubernetes.
+_OF_CLUSTERS = {
+    "context", "namespace", "registry", "pull_secret", "expose", "node_port", "ingress_host", "ingress_class", "tls_secret",
+    "gateway_replicas", "gateway_image",
+}  # fmt: skip
+
+
+def _matches(pattern: str) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, str) and re.fullmatch(pattern, v) is not None
 
 
 def _is_file(value: Any) -> bool:
@@ -145,4 +211,18 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "base_image": ("an image's name, {python} in place of 3.11", lambda v: isinstance(v, str) and re.fullmatch(r"[\w./:@{}-]{1,255}", v) is not None),
     "tls_certificate": ("the absolute path of a PEM file that is there", _is_file),
     "tls_key": ("the absolute path of a PEM file that is there", _is_file),
+    "context": ("a context of the kubeconfig", _matches(r"[^\x00-\x1f]{1,253}")),
+    "namespace": ("a namespace", _matches(_LABEL)),
+    "registry": ("a registry and a folder in it, such as registry.example.com/models",
+                 _matches(r"[a-z0-9][A-Za-z0-9.-]{0,252}(:\d{1,5})?(/[a-z0-9][a-z0-9._-]*)*")),
+    "pull_secret": ("a Secret's name", _matches(_LABEL)),
+    "expose": ("nodeport, loadbalancer or ingress", lambda v: v in ("nodeport", "loadbalancer", "ingress")),
+    "node_port": ("a port from 1 to 65535, or 0", lambda v: type(v) is int and 0 <= v <= 65535),
+    "ingress_host": ("a host name", _matches(rf"{_LABEL}(\.{_LABEL})*")),
+    "ingress_class": ("a class's name", _matches(rf"{_LABEL}(\.{_LABEL})*")),
+    "tls_secret": ("a Secret's name", _matches(_LABEL)),
+    "gateway_replicas": ("a number from 1 to 32", lambda v: type(v) is int and 1 <= v <= 32),
+    "gateway_image": ("an image's name", _matches(r"[\w./:@-]{1,255}")),
+    "remote": ("true or false", lambda v: type(v) is bool),
+    "queue": ("the URL of a PostgreSQL database", _matches(r"postgresql://\S{1,2048}")),
 }  # fmt: skip
