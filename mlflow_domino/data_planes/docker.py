@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import functools
 import hashlib
 import json
 import math
@@ -22,21 +21,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_domino import logs, secret, source, tree
+from mlflow_domino import secret, tree
 from mlflow_domino.config import Secrets, Settings
+from mlflow_domino.data_planes.assembly import Assembly, working_folder
 from mlflow_domino.data_planes.base import Log, World
-from mlflow_domino.data_planes.declaration import Declaration, tables
-from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, MachineDataPlane, harness_settings, install_harness
+from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, MachineDataPlane, harness_settings
 from mlflow_domino.data_planes.replica import ReplicaState
 from mlflow_domino.data_planes.tier import Tier, tier_named
 from mlflow_domino.engine import Engine
 from mlflow_domino.errors import DominoError, Failed, InvalidInput, NotFound, Unavailable
 from mlflow_domino.home import Home, read_json, write_text
-from mlflow_domino.image import ENVIRONMENT, UID, Entry, Images, dockerfile, entries, image_named, site_packages
+from mlflow_domino.image import ENVIRONMENT, UID, Images, dockerfile
 from mlflow_domino.models import Artifact, Endpoint, Target, Token, Version
 
 if TYPE_CHECKING:
-    from mlflow_domino.environment import Environments
+    pass
 
 __all__ = ["DockerDataPlane"]
 
@@ -62,13 +62,7 @@ class DockerDataPlane(MachineDataPlane):
     def __init__(self, home: Home, declaration: Declaration) -> None:
         super().__init__(replace(home, plane=declaration.name), declaration)
         self.engine = Engine()
-        self.images = Images(self.home, self.engine)
-
-    @functools.cached_property
-    def _environments(self) -> Environments:
-        from mlflow_domino.environment import Environments  # here: most verbs build nothing, and start sooner without
-
-        return Environments(self.home)
+        self.assembly = Assembly(self.home, Images(self.home, self.engine), declaration.base_image)
 
     # ---- the contract ------------------------------------------------------------------------------------------------
 
@@ -89,7 +83,7 @@ class DockerDataPlane(MachineDataPlane):
             self.engine.remove(container["Id"])
 
     def render(self, world: World, endpoint: Endpoint, version: Version, secrets: Secrets) -> dict[str, str]:
-        settings = harness_settings(endpoint, version, path=_working(version), tokens=_TOKENS)
+        settings = harness_settings(endpoint, version, path=working_folder(version), tokens=_TOKENS)
         documents: dict[str, Any] = {"harness.json": settings}
         for number in range(version.replicas):
             launch = Launch.of(self, endpoint, version, number, _PORTS[number], dict.fromkeys(secrets.variables, "…"))
@@ -102,10 +96,7 @@ class DockerDataPlane(MachineDataPlane):
         return {**files, **shown}
 
     def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
-        folder = self.home.version(version.id)
-        values = secrets.variables.values()
-        with logs.written(folder / "build.log", _short(log), values) as both:
-            return self._build(version, folder, secrets, both)
+        return self.assembly.build(version, secrets, log)
 
     def start(self, endpoint: Endpoint, version: Version) -> None:
         there = {int(c["Labels"][_REPLICA]): c for c in self.containers(version)}
@@ -128,13 +119,13 @@ class DockerDataPlane(MachineDataPlane):
         super().discard(version)
 
     def leftovers(self, before_s: float) -> list[tuple[str, int]]:
-        return self.images.unused(before_s)
+        return self.assembly.images.unused(before_s)
 
     def remove_leftover(self, name: str) -> None:
         self.engine.remove_image(name)
 
     def requirements(self, settings: Settings) -> tuple[str, ...]:
-        return image_named(settings.environment, self._environment_images())[1]
+        return self.assembly.requirements(settings)
 
     def export(self, version: Version, reference: str, log: Log, *, user: tuple[str, str] | None = None) -> str:
         if not re.fullmatch(_REFERENCE, reference):
@@ -176,59 +167,6 @@ class DockerDataPlane(MachineDataPlane):
             labels[_VERSION] = version.id
         return self.engine.containers(labels)
 
-    def _build(self, version: Version, folder: Path, secrets: Secrets, log: Log) -> Artifact:
-        from mlflow_domino.environment import Fit
-
-        tier_named(version.settings.hardware_tier, self.home)  # known before anything is built
-        path = source.folder_of(version.source, folder)
-        model = path if version.source.kind == "Registry" else None
-        named, requirements = image_named(version.settings.environment, self._environment_images())
-        base = self.images.base(named or self._default_environment(version, model), log)
-        settings = replace(version.settings, environment=requirements, python_version=base.minor)
-        # A model's lock is whole, and goes before what the image has; a project runs on what the image has.
-        given = base.packages if named and (model is None or not settings.install_harness_packages) else None
-        built = self._environments.build(model, settings, secrets, log, given=given)
-        fit = Fit(base.version, base.platform, f"{ENVIRONMENT}/{site_packages(base)}", model)
-
-        def lay_out(into: Path) -> None:
-            self._environments.lay_out(built.lock_text, settings, secrets, log, into=into, fit=fit)
-
-        packages = self.images.packages(base, built.lock_text, lay_out, log, own=bool(named))
-        write_text(folder / "requirements.lock", built.lock_text)
-        harness = install_harness(self.home)
-        image = self._version_image(version, packages, path, harness, log)
-        lock = hashlib.sha256(built.lock_text.encode()).hexdigest()
-        return Artifact(image, lock, harness, base.version, tuple(built.notes))
-
-    def _environment_images(self) -> dict[str, str]:
-        """Return the images that ``[environments.NAME]`` of the configuration file names."""
-        found = {}
-        for name, table in tables(self.home.config, "environments").items():
-            if set(table) != {"image"} or not isinstance(table["image"], str):
-                raise InvalidInput(
-                    f"{self.home.config}: [environments.{name}] wants one key, image, with an image's name."
-                )
-            found[name] = table["image"]
-        return found
-
-    def _default_environment(self, version: Version, model: Path | None) -> str:
-        """Return the image for the Python that the version wants."""
-        from mlflow_domino.environment import python_wanted
-
-        return self.declaration.base_image.format(python=python_wanted(model, version.settings))
-
-    def _version_image(self, version: Version, packages: str, path: Path, harness: str, log: Log) -> str:
-        working = _working(version)
-        settings = harness_settings(None, version, path=working, tokens=None)
-        document = json.dumps(settings, indent=1, sort_keys=True).encode() + b"\n"
-        contents = [
-            *entries(self.home.harnesses / harness, "harness"),
-            *entries(path, "source"),
-            Entry("harness.json", content=document),
-        ]
-        decides = hashlib.sha256(f"{harness}\0{version.source.digest}\0".encode() + document).hexdigest()
-        return self.images.endpoint(packages, contents, decides, working, log)
-
     def _run(self, endpoint: Endpoint, version: Version, number: int) -> None:
         """Make and start the container of a replica.
 
@@ -264,7 +202,7 @@ class DockerDataPlane(MachineDataPlane):
         """Make the folders that are mounted; the container's user writes there, nobody else gets past the home."""
         folder = self.replica_folder(version, number)
         self._remove_folder(version, folder)
-        settings = harness_settings(endpoint, version, path=_working(version), tokens=_TOKENS)
+        settings = harness_settings(endpoint, version, path=working_folder(version), tokens=_TOKENS)
         write_text(folder / "harness.json", json.dumps(settings, indent=1, sort_keys=True) + "\n", mode=0o644)
         if not (self.home.tokens(endpoint.id) / "tokens.json").exists():
             self.write_tokens(endpoint, ())
@@ -423,15 +361,3 @@ def _free_ports() -> Iterator[int]:
 
 def _name(version: Version, number: int) -> str:
     return f"model-{version.id}-{number}"
-
-
-def _working(version: Version) -> str:
-    return f"/mnt/{version.settings.username}/{version.settings.project}"
-
-
-def _short(log: Log) -> Log:
-    def told(line: str) -> None:
-        if not line.startswith((" + ", " ---> ", "Removing intermediate")):
-            log(line)
-
-    return told
