@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlflow_domino.config import decimal, size, whole
 from mlflow_domino.data_planes.declaration import tables
 from mlflow_domino.errors import InvalidInput, NotFound
 from mlflow_domino.home import Home
+from mlflow_domino.parsers import decimal, size, whole
 
 __all__ = ["Tier", "tier_named"]
 
