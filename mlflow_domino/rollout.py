@@ -40,16 +40,16 @@ class Rollout:
         self._plane = plane
         self._say = say
 
-    def world(self, *, without: str | None = None) -> World:
-        """Return all records of the data plane, but for the endpoint `without`."""
-        endpoints = [e for e in self._records.endpoints() if e.data_plane == self._plane.name and e.id != without]
+    def world(self) -> World:
+        """Return all records of the data plane."""
+        endpoints = [e for e in self._records.endpoints() if e.data_plane == self._plane.name]
         ids = {e.id for e in endpoints}
         return World(tuple(endpoints), tuple(v for v in self._records.versions() if v.endpoint_id in ids))
 
-    def publish(self, *, without: str | None = None) -> None:
+    def publish(self) -> None:
         """Route as the records say. Two processes never write routes at once, and the later one has read later."""
         with self._records.lock("records"):
-            self._plane.publish(self.world(without=without))
+            self._plane.publish(self.world())
 
     def start(self, endpoint: Endpoint, version: Version) -> Version:
         """Run a version and wait until it answers, without routing to it.
@@ -133,7 +133,7 @@ class Rollout:
             return
         world = self.world()
         silent = World(
-            tuple(dataclasses.replace(e, target=Target.STOPPED, latest=None, promoted=None) for e in world.endpoints),
+            tuple(dataclasses.replace(e, target=Target.STOPPED) for e in world.endpoints),
             tuple(dataclasses.replace(v, status=Status.STOPPED) for v in world.versions),
         )
         running = [v for v in world.versions if v.target is Target.RUNNING]
@@ -146,14 +146,17 @@ class Rollout:
 
     def remove(self, endpoint: Endpoint) -> None:
         """Take the endpoint's routes away, finish its requests, end and discard its versions, forget it."""
-        self.publish(without=endpoint.id)
+        current = next((e for e in self._records.endpoints() if e.id == endpoint.id), endpoint)
+        self._records.save_endpoint(dataclasses.replace(current, target=Target.STOPPED))
+        self.publish()
         versions = self._records.versions(endpoint.id)
-        self._end([v for v in versions if v.target is Target.RUNNING], endpoint.settings.drain_s, without=endpoint.id)
+        self._end([v for v in versions if v.target is Target.RUNNING], endpoint.settings.drain_s)
         for version in versions:
             self._plane.stop(version)
             self._plane.discard(version)
         self._plane.forget(endpoint)
         self._records.remove_endpoint(endpoint.id)
+        self.publish()  # callers are told that it is not there, no longer that it is stopped
         self._records.forget_lock(endpoint.id)  # last: whoever takes a new one finds no endpoint
 
     def change(self, version: Version, **fields: object) -> Version:
@@ -161,7 +164,7 @@ class Rollout:
         current = next((v for v in self._records.versions(version.endpoint_id) if v.id == version.id), version)
         return self._records.save_version(dataclasses.replace(current, **fields))  # type: ignore[arg-type]
 
-    def _end(self, versions: list[Version], drain_s: float, *, without: str | None = None) -> None:
+    def _end(self, versions: list[Version], drain_s: float) -> None:
         """Drain versions that no route shows any more, and end them."""
         deadline = time.monotonic() + drain_s
         for version in versions:
@@ -170,7 +173,7 @@ class Rollout:
         for version in versions:
             self.change(version, target=Target.STOPPED, status=Status.STOPPED)
         if versions:
-            self.publish(without=without)
+            self.publish()
         for version in versions:
             self._plane.stop(version)
 

@@ -96,6 +96,21 @@ class DataPlaneContract:
         assert deployment.controller.start("pausing").status is Status.RUNNING
         assert deployment.call(view, {"data": {}}).json()["result"] == 1
 
+    def test_stop_refuses_at_once_and_finishes_what_is_in_flight(self, deployment: Deployment, tmp_path: Path) -> None:
+        slow = "import time\ndef predict(s=0):\n    time.sleep(s)\n    return s\n"
+        view = deployment.create("stopping", deployment.project(tmp_path / "1", slow), threads=4)
+        answers: list[int] = []
+        caller = threading.Thread(target=lambda: answers.append(deployment.call(view, {"data": {"s": 3}}).status_code))
+        caller.start()
+        eventually(lambda: not deployment.controller.plane.drain(view.versions[0].version, 0))
+        other = threading.Thread(target=deployment.controller.stop, args=("stopping",))
+        other.start()
+        eventually(lambda: deployment.call(view, {"data": {}}).status_code == 503, within=3)
+        assert not answers
+        other.join()
+        caller.join()
+        assert answers == [200]
+
     def test_down_finishes_the_requests_in_flight_and_up_brings_everything_back(
         self, deployment: Deployment, tmp_path: Path
     ) -> None:

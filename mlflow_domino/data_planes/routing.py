@@ -15,7 +15,8 @@ def route_table(world: World, addresses: Callable[[Version], tuple[str, ...]], *
     """Return what the gateway routes where.
 
     `latest` and `labels/prod` lead to the versions that the endpoint names; a pinned route leads to each version that
-    runs and has been ready once. Where nothing runs, callers get 503 and the reason.
+    runs and has been ready once. Where nothing runs, or the endpoint is to stop, callers get 503 and the reason; versions
+    keep their clusters while they finish their requests.
 
     Parameters
     ----------
@@ -44,6 +45,8 @@ def _cluster(version: Version, addresses: tuple[str, ...]) -> Cluster:
 
 
 def _routes(endpoint: Endpoint, world: World, running: dict[str, Version]) -> Iterator[Route]:
+    if endpoint.target is Target.STOPPED:
+        running = {}
     labels = {"latest": endpoint.latest}
     if endpoint.settings.routing_mode == "advanced":
         labels["labels/prod"] = endpoint.promoted
