@@ -7,6 +7,7 @@ Values of variables, and index URLs (which may hold a password), are no settings
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -18,6 +19,7 @@ from typing import Any
 
 from mlflow_domino.errors import InvalidInput
 from mlflow_domino.parsers import Parser, boolean, choice, decimal, listing, size, text, whole
+from mlflow_domino.volumes import Volume, volumes, volumes_from_json
 
 __all__ = ["Secrets", "Settings", "describe", "parse", "settings_from_json", "settings_to_json"]
 
@@ -86,6 +88,23 @@ class Settings:
     max_body: int = option(10 << 20, size(1, 1 << 30), "largest request body, then 413")
     drain_s: float = option(30.0, decimal(0, 86400), "time that an old version gets to finish its requests")
     start_timeout_s: float = option(120.0, decimal(1, 86400), "time that a version gets to become ready")
+    initial_delay_s: int = option(0, whole(0, 86400), "Kubernetes: time before a replica is first asked for its health")
+    health_period_s: int = option(10, whole(1, 3600), "Kubernetes: time between two looks at a replica's health")
+    health_timeout_s: int = option(5, whole(1, 3600), "Kubernetes: time that a replica gets to answer for its health")
+    failure_threshold: int = option(
+        6, whole(1, 1000), "Kubernetes: failed looks in a row after which a replica is started again"
+    )
+    strict_node_anti_affinity: bool = option(
+        False, boolean, "Kubernetes: never two replicas of a version on one node, not even for want of nodes"
+    )
+    read_only_root: str = option(
+        "auto",
+        choice("auto", "true", "false"),
+        "Kubernetes: replicas can write to /tmp only; auto is true for models, false for projects",
+    )
+    volumes: tuple[Volume, ...] = option(
+        (), volumes, "folders of the node to mount (hostPath), read-only unless readOnly is false"
+    )
     keep_versions: int = option(10, whole(1, 1000), "versions that are kept for rollback")
     routing_mode: str = option("basic", choice("basic", "advanced"), "advanced adds labels/prod, moved by `promote`")
     strict_schema: bool = option(True, boolean, "refuse input that MLflow would change in silence")
@@ -123,6 +142,18 @@ _SECRET_HELP = {
     "index_url": ("URL", "package index instead of the machine's own; may hold a password"),
     "extra_index_url": ("list of URLs", "more package indexes"),
     "config": ("@file.yaml", "settings from a file; keys beside it win"),
+}
+#: Where Domino's API has another word for the same thing.
+_DOMINOS = {
+    "environment_variables": "env",
+    "hardware_tier_id": "hardware_tier",
+    "override_request_timeout_secs": "request_timeout_s",
+}
+_DOMINOS_HEALTH = {
+    "initialDelaySeconds": "initial_delay_s",
+    "periodSeconds": "health_period_s",
+    "timeoutSeconds": "health_timeout_s",
+    "failureThreshold": "failure_threshold",
 }
 _RESERVED = re.compile(r"DOMINO_\w*|PATH|HOME|LD_\w*|PYTHON\w*|UWSGI_\w*", re.IGNORECASE)
 
@@ -166,7 +197,9 @@ def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     if "config" in config:
         flat.update(_flatten(_read_file(config["config"])))
     for key, value in config.items():
-        if key != "config":
+        if key in ("healthCheck", "health_check"):
+            flat.update(_health(value))
+        elif key != "config":
             flat[_snake(str(key))] = value
     return flat
 
@@ -190,7 +223,20 @@ def _snake(key: str) -> str:
     if key.startswith("env."):
         return key
     snake = re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", key).lower()
-    return {"environment_variables": "env"}.get(snake, snake)
+    return _DOMINOS.get(snake, snake)
+
+
+def _health(value: Any) -> dict[str, Any]:
+    """Return the settings in Domino's object `healthCheck`."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"healthCheck: a JSON object is wanted, with {', '.join(_DOMINOS_HEALTH)}.")
+    for key in value:
+        if key not in _DOMINOS_HEALTH:
+            raise InvalidInput(f"healthCheck: unknown key {_short(key)!r}; there are: {', '.join(_DOMINOS_HEALTH)}.")
+    return {_DOMINOS_HEALTH[key]: given for key, given in value.items()}
 
 
 def _parse_one(key: str, value: Any) -> Any:
@@ -269,4 +315,5 @@ def settings_to_json(settings: Settings) -> dict[str, Any]:
 def settings_from_json(document: Mapping[str, Any]) -> Settings:
     """Read settings that some release wrote: keys that it did not know take their defaults."""
     known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k in _FIELDS}
+    known["volumes"] = volumes_from_json(known.get("volumes", ()))
     return Settings(**known)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,31 @@ def test_the_camel_case_of_dominos_api_is_accepted() -> None:
     settings, secrets = parse({"keepVersions": "3", "environmentVariables": [{"key": "A", "value": "b"}]})
     assert settings.keep_versions == 3
     assert secrets.variables == {"A": "b"}
+
+
+def test_the_health_check_of_dominos_api_is_accepted() -> None:
+    check = {"initialDelaySeconds": 20, "periodSeconds": "5", "timeoutSeconds": 2, "failureThreshold": 9}
+    expected = Settings(
+        initial_delay_s=20, health_period_s=5, health_timeout_s=2, failure_threshold=9,
+        request_timeout_s=90.0, strict_node_anti_affinity=True, hardware_tier="small",
+    )  # fmt: skip
+    others = {"overrideRequestTimeoutSecs": 90, "strictNodeAntiAffinity": True, "hardwareTierId": "small"}
+    assert parse({"healthCheck": check, **others})[0] == expected
+    assert parse({"healthCheck": json.dumps(check), **others})[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("10s", "healthCheck: a JSON object is wanted"),
+        ({"period": 1}, "unknown key 'period'"),
+        ({"periodSeconds": 0}, "health_period_s=0: a whole number from 1"),
+    ],
+)
+def test_a_wrong_health_check_is_refused(value: object, message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse({"healthCheck": value})
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["100%", "$(HOME)", "@(exec://touch x)", "two\nlines", "'\"`", "ключ=值", ""])

@@ -23,6 +23,7 @@ LAYERS = (
      "requirements", "interpreter", "image", "engine", "store", "gateway", "logs", "secret", "ignore", "tree"),
     ("models",),
     ("config", "home", "disk"),
+    ("volumes",),
     ("parsers",),
     ("errors", "__init__"),
 )  # fmt: skip
