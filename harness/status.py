@@ -15,6 +15,8 @@ __all__ = ["Status", "write_atomically"]
 
 #: A traceback's end says what happened; its beginning is our own frames.
 _DETAIL = 8000
+#: In characters, of which one can be six in JSON's ASCII; most are one.
+_LAST_WORDS = 1500
 
 
 class Status:
@@ -73,7 +75,17 @@ class Status:
             if now.get("pid") == self._pid and now.get("state") in ("failed", "ready"):
                 return False
             self._write("failed", reason=reason, detail=detail, notes=now.get("notes", []))
+            self._tell_kubelet()
             return True
+
+    def _tell_kubelet(self) -> None:
+        """Leave the reason where Kubernetes keeps the last words of a container, of which it takes 4096 bytes."""
+        path = os.environ.get("DOMINO_TERMINATION_LOG")
+        if path:
+            now = self.read()
+            words = {"reason": now["reason"][:_LAST_WORDS], "detail": now["detail"][-_LAST_WORDS:]}
+            with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as file:
+                file.write(json.dumps(words))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
