@@ -25,6 +25,7 @@ __all__ = [
     "Target",
     "Token",
     "Version",
+    "World",
     "new_id",
     "valid_id",
 ]
@@ -190,6 +191,14 @@ class Version:
     replicas: int = 1
     artifact: Artifact | None = None
     revision: int = 0
+
+
+@dataclass(frozen=True)
+class World:
+    """All records of one data plane at one moment: what routes and processes are a function of."""
+
+    endpoints: tuple[Endpoint, ...]
+    versions: tuple[Version, ...]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlflow_domino.config import Secrets, Settings
 from mlflow_domino.errors import Unsupported
-from mlflow_domino.models import Artifact, Endpoint, Status, Token, Version
+from mlflow_domino.models import Artifact, Endpoint, Status, Token, Version, World
 from mlflow_domino.store import Records
 
 __all__ = ["DataPlane", "Log", "Observation", "World"]
@@ -41,14 +41,6 @@ class Observation:
     ready: int = 0
     failed: int = 0
     log_tail: str = ""
-
-
-@dataclass(frozen=True)
-class World:
-    """All records of one data plane at one moment: what routes and processes are a function of."""
-
-    endpoints: tuple[Endpoint, ...]
-    versions: tuple[Version, ...]
 
 
 class DataPlane(abc.ABC):

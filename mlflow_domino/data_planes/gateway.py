@@ -13,12 +13,12 @@ from pathlib import Path
 
 from mlflow_domino.data_planes.base import World
 from mlflow_domino.data_planes.declaration import Declaration
-from mlflow_domino.data_planes.routing import route_table
 from mlflow_domino.data_planes.supervisor import Launch, clean_environment
 from mlflow_domino.errors import InvalidInput, Unavailable
 from mlflow_domino.gateway.entry import Entry
 from mlflow_domino.gateway.inventory import Certificate, Inventory, Replica, ensure_token, write_inventory
 from mlflow_domino.gateway.proxy import Envoy
+from mlflow_domino.gateway.routing import route_table
 from mlflow_domino.home import Home
 from mlflow_domino.models import Target, Version
 
