@@ -16,6 +16,7 @@ from .errors import BY_STATUS, ModelFailed, NotAllowed, NotFound, Overdue, Refus
 from .hot import CORS, JSON, HotPath, Reply
 from .joining import Waiting
 from .metrics import Metrics
+from .readiness import Readiness
 from .service import TICKET, Service, Work, bug, discard_body
 from .tracker import Ticket, Tracker
 
@@ -23,11 +24,20 @@ __all__ = ["Front", "create_app", "is_untouched"]
 
 _OURS = "domino"
 #: A word and no reason: nothing here needs a token.
-OPEN_PATHS = ("/ping", "/health", "/ready")
+ALWAYS_OK = ("/ping", "/health")
+OPEN_PATHS = (*ALWAYS_OK, "/ready")
 
 
-def create_app(service: Service, metrics: Metrics) -> Flask:
-    """Return the application; routes, handlers and extensions can be added to it as to any other."""
+def create_app(service: Service, metrics: Metrics, readiness: Readiness | None = None) -> Flask:
+    """Return the application; routes, handlers and extensions can be added to it as to any other.
+
+    Parameters
+    ----------
+    service : Service
+    metrics : Metrics
+    readiness : Readiness or None
+        None outside a replica, where there is nobody to wait for.
+    """
     app = Flask("domino", static_folder=None)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.redirect_defaults = False
@@ -47,6 +57,7 @@ def create_app(service: Service, metrics: Metrics) -> Flask:
         return response
 
     _add_routes(app, service, metrics)
+    _add_readiness(app, readiness)
     _add_error_handlers(app, service)
     app.extensions[_OURS] = _changeable(app)
     return app
@@ -69,13 +80,23 @@ def _add_routes(app: Flask, service: Service, metrics: Metrics) -> None:
     def route(path: str, method: str, view: Callable[[], Response]) -> None:
         app.add_url_rule(path, path.strip("/"), view, methods=[method], provide_automatic_options=False)
 
-    for path in OPEN_PATHS:
+    for path in ALWAYS_OK:
         route(path, "GET", lambda: Response("ok\n", mimetype="text/plain"))
     route("/model", "POST", lambda: _json(service.model(request.environ)))
     route("/invocations", "POST", lambda: _json(service.invocations(request.environ)))
     route("/version", "GET", lambda: _json(encode(service.version())))
     route("/openapi.json", "GET", lambda: _json(encode(service.describe())))
     route("/metrics", "GET", lambda: Response(metrics.exposition(), content_type=metrics.content_type))
+
+
+def _add_readiness(app: Flask, readiness: Readiness | None) -> None:
+    @app.route("/ready", methods=["GET"], provide_automatic_options=False)
+    def ready() -> Response:
+        if readiness is None:
+            return Response("ok\n", mimetype="text/plain")
+        if not readiness.open:
+            return Response("starting\n", status=503, mimetype="text/plain")
+        return Response("ok\n", mimetype="text/plain", headers=readiness.headers())
 
 
 def _add_error_handlers(app: Flask, service: Service) -> None:

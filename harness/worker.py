@@ -19,6 +19,7 @@ from .joining import Joiner
 from .log import Redaction, log
 from .metrics import Metrics
 from .predictor import Predictor, load_predictor
+from .readiness import Readiness
 from .service import Service
 from .slots import Phase, Retiring, Slots, State
 from .status import Status
@@ -94,7 +95,8 @@ class Worker:
         return front
 
     def _front(self, service: Service, tracker: Tracker, metrics: Metrics, predictor: Predictor) -> Front:
-        app, connection = create_app(service, metrics), Connection()
+        app = create_app(service, metrics, Readiness(self._slots, self._config.replica_dir))
+        connection = Connection()
         front = Front(app, tracker, metrics, connection)
         joiner = None
         if predictor.joined is not None:

@@ -16,7 +16,7 @@ from http.client import HTTPConnection, HTTPException
 import psutil
 import pytest
 
-from tests.replica import TOKEN, Replica, basic, poll, serving
+from tests.replica import TOKEN, Answer, Replica, basic, poll, serving
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +323,41 @@ def test_every_worker_takes_changed_tokens_and_says_so() -> None:
         assert replica.post({"data": {"a": 1}}, token="B" * 64).status == 401
 
 
+def test_ready_tells_which_tokens_all_workers_use_and_how_many_requests_are_in_flight() -> None:
+    with serving("sleeps", workers=2) as replica, ThreadPoolExecutor(1) as pool:
+
+        def told() -> tuple[str | None, str | None]:
+            headers = replica.request("GET", "/ready", token=None).headers
+            return headers.get("X-Domino-Tokens"), headers.get("X-Domino-In-Flight")
+
+        assert told() == (hashlib.sha256((replica.tokens / "tokens.json").read_bytes()).hexdigest(), "0")
+        running = pool.submit(replica.post, {"data": {"seconds": 1}})
+        poll(lambda: replica.in_flight == 1)
+        assert told()[1] == "1"
+        digest = replica.write_tokens(TOKEN, "B" * 64)
+        poll(lambda: told()[0] == digest)
+        assert running.result().status == 200
+        (replica.directory / "tokens.1").write_text("of a worker that has not looked yet")
+        assert told()[0] is None
+        assert "X-Domino-Tokens" not in replica.request("GET", "/ping", token=None).headers
+
+
+def test_on_a_port_ready_waits_for_all_workers() -> None:
+    with listening_on_a_port("loads_slowly_in_one_worker", workers=2) as (replica, port):
+
+        def ready() -> int | None:
+            with contextlib.suppress(OSError, HTTPException):
+                return get(port, "/ready").status
+            return None
+
+        poll(lambda: ready() == 503)
+        assert get(port, "/ping").status == 200
+        (replica.source / "go").touch()
+        poll(lambda: ready() == 200)
+        assert "X-Domino-Tokens" not in get(port, "/ready").headers
+        assert get(port, "/ready").headers["X-Domino-In-Flight"] == "0"
+
+
 @pytest.mark.parametrize(("workers", "threads"), [(2, 1), (1, 4), (2, 2)])
 def test_an_overdue_request_ends_with_its_process_and_hurts_no_other(workers: int, threads: int) -> None:
     with serving("sleeps", workers=workers, threads=threads, request_timeout_s=1) as replica:
@@ -481,23 +516,33 @@ def test_variables_reach_the_project_as_they_are() -> None:
         assert replica.call(name="ODD") == value
 
 
-def test_a_container_listens_on_its_port_and_takes_tokens_from_the_environment() -> None:
+@contextlib.contextmanager
+def listening_on_a_port(project: str, **settings: object) -> Iterator[tuple[Replica, int]]:
+    """Give a replica as in a container, on a port, with its token in the environment; it may not be ready yet."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    replica = Replica("adds")
+    replica = Replica(project, **settings)
     replica.config["tokens"] = None
-    with contextlib.ExitStack() as stack:
-        digest = hashlib.sha256(b"from the environment").hexdigest()
-        replica.environment = {"DOMINO_SOCKET": "", "DOMINO_PORT": str(port), "DOMINO_TOKEN_SHA256": digest}
-        stack.enter_context(replica).ready()
+    digest = hashlib.sha256(b"from the environment").hexdigest()
+    replica.environment = {"DOMINO_SOCKET": "", "DOMINO_PORT": str(port), "DOMINO_TOKEN_SHA256": digest}
+    with replica:
+        yield replica, port
+
+
+def get(port: int, path: str, method: str = "GET", body: bytes | None = None, token: str = "") -> Answer:
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request(method, path, body, {"Authorization": f"Bearer {token}"})
+        response = connection.getresponse()
+        return Answer(response.status, dict(response.getheaders()), response.read())
+
+
+def test_a_container_listens_on_its_port_and_takes_tokens_from_the_environment() -> None:
+    with listening_on_a_port("adds") as (replica, port):
+        replica.ready()
         for token, status in (("from the environment", 200), ("another", 401)):
-            connection = HTTPConnection("127.0.0.1", port, timeout=10)
-            connection.request("POST", "/model", b'{"data": {"a": 1}}', {"Authorization": f"Bearer {token}"})
-            response = connection.getresponse()
-            assert response.status == status
-            response.read()
-            connection.close()
+            assert get(port, "/model", "POST", b'{"data": {"a": 1}}', token).status == status
 
 
 def test_bodies_are_logged_where_asked_for() -> None:
