@@ -105,6 +105,21 @@ class Settings:
     volumes: tuple[Volume, ...] = option(
         (), volumes, "folders of the node to mount (hostPath), read-only unless readOnly is false"
     )
+    is_async: bool = option(
+        False, boolean, "queue requests, to be answered later: POST /api/modelApis/async/v1/{id}; fixed by create"
+    )
+    async_timeout_s: float = option(
+        1800.0, decimal(0.1, 86400), "time limit of an asynchronous prediction, then it is failed"
+    )
+    async_keep_s: float = option(
+        172800.0, decimal(1, 31536000), "time that an asynchronous prediction waits at most, and is kept when it ended"
+    )
+    async_max_attempts: int = option(
+        5, whole(1, 100), "runs of an asynchronous prediction whose replica was lost, before it is failed"
+    )
+    async_max_queued: int = option(
+        200000, whole(1, 10**8), "asynchronous predictions that may wait before callers get 429"
+    )
     keep_versions: int = option(10, whole(1, 1000), "versions that are kept for rollback")
     routing_mode: str = option("basic", choice("basic", "advanced"), "advanced adds labels/prod, moved by `promote`")
     strict_schema: bool = option(True, boolean, "refuse input that MLflow would change in silence")

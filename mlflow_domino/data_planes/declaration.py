@@ -68,6 +68,10 @@ class Declaration:
         Whether it is a data plane away from the control plane: it refuses what needs that.
     queue : str
         Database of asynchronous predictions, ``postgresql://…``; the local and Docker data planes have one of their own.
+    async_max_request, async_max_result : int
+        Bytes of an asynchronous prediction's request, and of its result.
+    webhook_private : bool
+        Whether webhooks of asynchronous predictions may be sent to private addresses, and without TLS.
     """
 
     name: str = "local"
@@ -91,6 +95,9 @@ class Declaration:
     gateway_image: str = ""
     remote: bool = False
     queue: str = field(default="", repr=False)
+    async_max_request: int = 10240
+    async_max_result: int = 10240
+    webhook_private: bool = False
 
     @property
     def exposed(self) -> bool:
@@ -203,6 +210,11 @@ def _is_file(value: Any) -> bool:
     return isinstance(value, str) and Path(value).is_absolute() and Path(value).is_file()
 
 
+def _is_limit(value: Any) -> bool:
+    """Whether it is a number of bytes up to what the gateway takes for its own application."""
+    return type(value) is int and 1024 <= value <= 1 << 20
+
+
 _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "kind": (f"one of {', '.join(_KINDS)}", lambda v: v in _KINDS),
     "address": ("an IP address or host name", lambda v: isinstance(v, str) and re.fullmatch(r"[0-9A-Za-z.:-]{1,253}", v) is not None),
@@ -224,5 +236,8 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "gateway_replicas": ("a number from 1 to 32", lambda v: type(v) is int and 1 <= v <= 32),
     "gateway_image": ("an image's name", _matches(r"[\w./:@-]{1,255}")),
     "remote": ("true or false", lambda v: type(v) is bool),
+    "async_max_request": ("a number of bytes from 1024 to 1048576", _is_limit),
+    "async_max_result": ("a number of bytes from 1024 to 1048576", _is_limit),
+    "webhook_private": ("true or false", lambda v: type(v) is bool),
     "queue": ("the URL of a PostgreSQL database", _matches(r"postgresql://\S{1,2048}")),
 }  # fmt: skip
