@@ -20,7 +20,7 @@ LAYERS = (
     ("rollout", "access", "views"),
     ("data_planes",),
     ("source", "registry", "project", "script", "git", "environment", "bytecode", "lean", "lock", "resolver", "indexes",
-     "requirements", "interpreter", "image", "engine", "store", "gateway", "logs", "secret", "ignore", "tree"),
+     "requirements", "interpreter", "image", "engine", "buildah", "builder", "store", "gateway", "logs", "secret", "ignore", "labels", "tree"),
     ("models",),
     ("config", "home", "disk"),
     ("volumes",),

@@ -1,0 +1,87 @@
+"""Names, labels and annotations of our objects in a Kubernetes cluster: what client, records and gateway agree on."""
+
+from __future__ import annotations
+
+from mlflow_domino.errors import InvalidInput
+from mlflow_domino.models import valid_id
+
+__all__ = [
+    "CONFIGURATION",
+    "CONTENT",
+    "ENDPOINT",
+    "ENDPOINT_NAME",
+    "GENERATION",
+    "KIND",
+    "MANAGED",
+    "RELEASE",
+    "TOKENS",
+    "VERSION",
+    "labels",
+    "model_name",
+    "tokens_name",
+    "variables_name",
+]
+
+_MANAGED_BY, _MANAGER = "app.kubernetes.io/managed-by", "mlflow-domino"
+#: Selects everything that is ours.
+MANAGED = f"{_MANAGED_BY}={_MANAGER}"
+
+# Labels.
+KIND = "mlflow-domino/kind"
+ENDPOINT = "mlflow-domino/endpoint"
+VERSION = "mlflow-domino/version"
+
+# Annotations: names of endpoints may be longer than a label.
+ENDPOINT_NAME = "mlflow-domino/endpoint-name"
+#: Hash of an object as it was written.
+CONTENT = "mlflow-domino/content"
+#: Hash of what a pod reads when it starts.
+CONFIGURATION = "mlflow-domino/configuration"
+#: Hash of tokens.json; changed so that the kubelet looks at once.
+TOKENS = "mlflow-domino/tokens"
+GENERATION = "mlflow-domino/generation"
+RELEASE = "mlflow-domino/release"
+
+
+def labels(kind: str, *, endpoint: str = "", version: str = "") -> dict[str, str]:
+    """Return the labels of an object of ours.
+
+    Parameters
+    ----------
+    kind : str
+        Such as ``model`` or ``tokens``.
+    endpoint, version : str
+        Ids of what it belongs to; empty where it belongs to none.
+
+    Raises
+    ------
+    InvalidInput
+        When an id is none.
+    """
+    found = {_MANAGED_BY: _MANAGER, KIND: kind}
+    if endpoint:
+        found[ENDPOINT] = _checked(endpoint)
+    if version:
+        found[VERSION] = _checked(version)
+    return found
+
+
+def model_name(version_id: str) -> str:
+    """Return the name of a version's Deployment, Service, PodDisruptionBudget and ConfigMap."""
+    return f"model-{_checked(version_id)}"
+
+
+def variables_name(version_id: str) -> str:
+    """Return the name of the Secret with a version's variables."""
+    return f"version-{_checked(version_id)}-variables"
+
+
+def tokens_name(endpoint_id: str) -> str:
+    """Return the name of the Secret with the digests of an endpoint's tokens."""
+    return f"endpoint-{_checked(endpoint_id)}-tokens"
+
+
+def _checked(identifier: str) -> str:
+    if not valid_id(identifier):
+        raise InvalidInput(f"{identifier[:60]!r} is no id: 24 hexadecimal digits are wanted.")
+    return identifier
