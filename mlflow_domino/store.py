@@ -21,21 +21,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from mlflow_domino import secret
-from mlflow_domino.config import Secrets, settings_from_json, settings_to_json
+from mlflow_domino.config import Secrets
 from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, Unsupported
 from mlflow_domino.home import Home
-from mlflow_domino.models import (
-    Artifact,
-    Endpoint,
-    FileSource,
-    Operation,
-    RegistrySource,
-    Source,
-    Status,
-    Target,
-    Token,
-    Version,
-)
+from mlflow_domino.models import Endpoint, Operation, Token, Version
+from mlflow_domino.written import endpoint_of, known, to_text, version_of
 
 __all__ = ["SCHEMA_VERSION", "Records", "SqliteRecords"]
 
@@ -245,11 +235,11 @@ class SqliteRecords(Records):
     def endpoints(self) -> list[Endpoint]:
         with self._begin() as connection:
             rows = connection.execute(sa.select(_endpoints).order_by(_endpoints.c.name))
-            return [_endpoint(row.document, row.revision) for row in rows]
+            return [endpoint_of(row.document, row.revision) for row in rows]
 
     def save_endpoint(self, endpoint: Endpoint) -> Endpoint:
         saved = dataclasses.replace(endpoint, revision=endpoint.revision + 1)
-        row = {"id": saved.id, "name": saved.name, "revision": saved.revision, "document": _document(saved)}
+        row = {"id": saved.id, "name": saved.name, "revision": saved.revision, "document": to_text(saved)}
         self._write(_endpoints, row, endpoint.revision, f"endpoint {endpoint.name!r}")
         return saved
 
@@ -264,7 +254,7 @@ class SqliteRecords(Records):
         if endpoint_id is not None:
             query = query.where(_versions.c.endpoint_id == endpoint_id)
         with self._begin() as connection:
-            return [_version(row.document, row.revision) for row in connection.execute(query)]
+            return [version_of(row.document, row.revision) for row in connection.execute(query)]
 
     def save_version(self, version: Version) -> Version:
         saved = dataclasses.replace(version, revision=version.revision + 1)
@@ -273,7 +263,7 @@ class SqliteRecords(Records):
             "endpoint_id": saved.endpoint_id,
             "number": saved.number,
             "revision": saved.revision,
-            "document": _document(saved),
+            "document": to_text(saved),
         }
         self._write(_versions, row, version.revision, f"version {version.number}")
         return saved
@@ -303,7 +293,7 @@ class SqliteRecords(Records):
     def operations(self) -> list[Operation]:
         with self._begin() as connection:
             return [
-                Operation(**_known(Operation, json.loads(row.document)))
+                Operation(**known(Operation, json.loads(row.document)))
                 for row in connection.execute(sa.select(_operations))
             ]
 
@@ -368,42 +358,3 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-
-
-def _document(record: Endpoint | Version) -> str:
-    fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "revision"}
-    fields["settings"] = settings_to_json(record.settings)
-    for name in ("source", "artifact"):
-        if fields.get(name) is not None:
-            fields[name] = dataclasses.asdict(fields[name])
-    return json.dumps(fields, sort_keys=True)
-
-
-def _known(cls: type, document: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what `cls` has fields for: another release of the same schema version may have written more."""
-    names = {f.name for f in dataclasses.fields(cls)}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k in names}
-
-
-def _endpoint(text: str, revision: int) -> Endpoint:
-    document = json.loads(text)
-    document["settings"] = settings_from_json(document["settings"])
-    document["target"] = Target(document["target"])
-    return Endpoint(**_known(Endpoint, document), revision=revision)
-
-
-def _version(text: str, revision: int) -> Version:
-    document = json.loads(text)
-    document["settings"] = settings_from_json(document["settings"])
-    document["source"] = _source(document["source"])
-    document["status"] = Status(document["status"])
-    document["target"] = Target(document["target"])
-    if document.get("artifact") is not None:
-        document["artifact"] = Artifact(**_known(Artifact, document["artifact"]))
-    return Version(**_known(Version, document), revision=revision)
-
-
-def _source(document: Mapping[str, Any]) -> Source:
-    if document["kind"] == "Registry":
-        return RegistrySource(**_known(RegistrySource, document))
-    return FileSource(**_known(FileSource, document))

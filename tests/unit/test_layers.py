@@ -21,6 +21,7 @@ LAYERS = (
     ("data_planes",),
     ("source", "registry", "project", "script", "git", "environment", "bytecode", "lean", "lock", "resolver", "indexes",
      "requirements", "interpreter", "image", "engine", "buildah", "builder", "store", "gateway", "logs", "secret", "ignore", "labels", "tree"),
+    ("written",),
     ("models",),
     ("config", "home", "disk"),
     ("volumes",),
