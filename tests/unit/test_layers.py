@@ -22,6 +22,7 @@ LAYERS = (
     ("source", "registry", "project", "script", "git", "environment", "bytecode", "lean", "lock", "resolver", "indexes",
      "requirements", "interpreter", "image", "engine", "buildah", "builder", "store", "gateway", "logs", "secret", "ignore", "labels", "tree"),
     ("written",),
+    ("transport", "refusal", "kubeconfig", "dialect"),
     ("models",),
     ("config", "home", "disk"),
     ("volumes",),
