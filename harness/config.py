@@ -54,6 +54,9 @@ class Config:
     worker_max_requests: int = 0
     worker_max_memory: int = 0
     request_timeout_s: float = 60.0
+    is_async: bool = False
+    async_timeout_s: float = 1800.0
+    seldon_python: str = ""
     max_body: int = 10 << 20
     drain_s: float = 30.0
     start_timeout_s: float = 120.0
@@ -65,6 +68,9 @@ class Config:
     replica_dir: str = ""
     socket: str = ""
     port: int = 0
+    probe_port: int = 0
+    seldon_port: int = 9000
+    metrics_port: int = 6000
     working_dir: str = ""
     open_to_all: bool = False
     token_digests: tuple[str, ...] = ()
@@ -79,6 +85,20 @@ class Config:
     def starting_socket(self) -> str:
         """Where uWSGI listens until the model is loaded and warm, since it binds before it loads."""
         return self.socket + ".starting"
+
+    @property
+    def seldon_socket(self) -> str:
+        """Where seldon-core's microservice listens, beside the harness."""
+        return self.socket + ".seldon"
+
+    @property
+    def seldon_starting_socket(self) -> str:
+        return self.seldon_socket + ".starting"
+
+    @property
+    def capacity(self) -> int:
+        """Requests that the replica may hold at once."""
+        return self.workers * self.slots
 
 
 def read_config(environ: Mapping[str, str]) -> Config:
@@ -111,6 +131,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict:
         "replica_dir": environ.get("DOMINO_REPLICA_DIR") or os.path.join(tempfile.gettempdir(), "domino-replica"),
         "socket": environ.get("DOMINO_SOCKET", ""),
         "port": int(environ.get("DOMINO_PORT") or 0),
+        "probe_port": int(environ.get("DOMINO_PROBE_PORT") or 0),
+        # What Seldon Core's operator tells its containers counts too.
+        "seldon_port": int(environ.get("DOMINO_SELDON_PORT") or environ.get("PREDICTIVE_UNIT_HTTP_SERVICE_PORT") or 9000),
+        "metrics_port": int(environ.get("PREDICTIVE_UNIT_METRICS_SERVICE_PORT") or 6000),
         "working_dir": environ.get("DOMINO_WORKING_DIR") or os.getcwd(),
         "open_to_all": environ.get("DOMINO_AUTH") == "none",
         "token_digests": tuple(digest.lower() for digest in digests),

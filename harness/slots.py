@@ -9,7 +9,8 @@ process). A reader outside (the data plane, when it drains) needs four lines and
     in_flight = sum(struct.unpack_from("<d", data, at)[0] != 0 for at in starts)
 
 ====================  =================================================================================================
-header, 64 bytes      ``8s`` magic ``DOMINO1\\0``, ``I`` workers, ``I`` threads, ``d`` started, ``I`` phase
+header, 64 bytes      ``8s`` magic ``DOMINO1\\0``, ``I`` workers, ``I`` threads, ``d`` started, ``I`` phase,
+                      ``I`` microservice ready
 worker, 64 bytes each ``I`` pid, ``I`` state, ``I`` starts, ``I`` retiring, ``d`` heartbeat, ``d`` load_time_s,
                       ``d`` retired, ``Q`` requests (of this process)
 slot, 64 bytes each   ``d`` started (0: free), ``d`` deadline, ``16s`` request id, ``I`` overdue
@@ -128,6 +129,15 @@ class Slots:
     @phase.setter
     def phase(self, phase: Phase) -> None:
         _WORD.pack_into(self._map, 24, phase)
+
+    @property
+    def microservice_ready(self) -> bool:
+        """Whether seldon-core's microservice, which an asynchronous replica has, was loaded in this start."""
+        return bool(_WORD.unpack_from(self._map, 28)[0])
+
+    @microservice_ready.setter
+    def microservice_ready(self, ready: bool) -> None:
+        _WORD.pack_into(self._map, 28, ready)
 
     def worker(self, worker: int) -> WorkerRecord:
         return WorkerRecord(*_WORKER.unpack_from(self._map, _BLOCK * worker))

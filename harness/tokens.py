@@ -17,6 +17,8 @@ from .status import write_atomically
 
 __all__ = ["Tokens"]
 
+#: Whose token may do more than call the model; an entry of tokens.json.
+_GATEWAY = "gateway"
 _Stamp = Tuple[int, int, int]
 
 
@@ -51,6 +53,7 @@ class Tokens:
         self._lock = threading.Lock()
         self._stamp: _Stamp | None = (-1, -1, -1)
         self._digests: tuple[bytes, ...] = tuple(digest.encode() for digest in self._fixed)
+        self._gateways = self._digests
         self.refresh()
 
     def refresh(self) -> None:
@@ -59,13 +62,15 @@ class Tokens:
             with self._lock:
                 self._read()
 
-    def check(self, authorization: str) -> None:
+    def check(self, authorization: str, *, by_gateway: bool = False) -> None:
         """Refuse a caller without a valid token.
 
         Parameters
         ----------
         authorization : str
             The header: Bearer with a token, or Basic with the token as user and as password.
+        by_gateway : bool
+            Whether only the gateway may call; tokens that the environment names are as good as its own.
 
         Raises
         ------
@@ -79,10 +84,17 @@ class Tokens:
             raise Unauthorized("a token is needed: Basic with the token as user and as password, or Bearer")
         digest = hashlib.sha256(token).hexdigest().encode()
         known = False
-        for valid in self._digests:  # all of them: the time it takes tells nothing
+        for valid in self._gateways if by_gateway else self._digests:  # all of them: the time it takes tells nothing
             known |= hmac.compare_digest(digest, valid)
         if not known:
             raise Unauthorized("this token is not, or no longer, valid for this endpoint")
+
+    def is_gateway(self, authorization: str) -> bool:
+        try:
+            self.check(authorization, by_gateway=True)
+        except Unauthorized:
+            return False
+        return True
 
     def _read_stamp(self) -> _Stamp | None:
         try:
@@ -98,14 +110,16 @@ class Tokens:
         try:
             with open(self._path, "rb") as file:
                 content = file.read()
-            listed = [str(entry["sha256"]).lower().encode() for entry in json.loads(content)["tokens"]]
+            listed = [(entry.get("id"), str(entry["sha256"]).lower().encode()) for entry in json.loads(content)["tokens"]]
         except FileNotFoundError:
             content, listed = b"", []
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log(f"tokens.json cannot be read, the tokens stay as they were: {error}")
             self._stamp = stamp
             return
-        self._digests = tuple(digest.encode() for digest in self._fixed) + tuple(listed)
+        fixed = tuple(digest.encode() for digest in self._fixed)
+        self._digests = fixed + tuple(digest for _, digest in listed)
+        self._gateways = fixed + tuple(digest for name, digest in listed if name == _GATEWAY)
         self._stamp = stamp
         if self._acknowledgement:
             write_atomically(self._acknowledgement, hashlib.sha256(content).hexdigest().encode())

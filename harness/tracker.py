@@ -67,6 +67,10 @@ class Tracker:
         This worker's number.
     leave : callable or None
         Called in the first request after this worker was asked to retire.
+    longest_s : float
+        Time limit of those that may name a deadline beyond `timeout_s`.
+    may_take_longer : callable or None
+        Tells by its Authorization whether a request is one of them; None where there are none.
     """
 
     def __init__(
@@ -76,8 +80,12 @@ class Tracker:
         slots: Slots | None = None,
         worker: int = 1,
         leave: Callable[[], None] | None = None,
+        longest_s: float = 0.0,
+        may_take_longer: Callable[[str], bool] | None = None,
     ) -> None:
         self._leave = leave
+        self._longest_s = longest_s
+        self._may_take_longer = may_take_longer
         self._timeout_s = timeout_s
         self._slots = slots
         self._worker = worker
@@ -123,6 +131,8 @@ class Tracker:
         told = environ.get("HTTP_X_DOMINO_DEADLINE_MS")
         if not told:
             return latest
+        if self._may_take_longer is not None and self._may_take_longer(environ.get("HTTP_AUTHORIZATION", "")):
+            latest = now + self._longest_s
         try:
             return min(latest, now + int(told) / 1000.0 - time.time())
         except (ValueError, OverflowError):

@@ -18,6 +18,7 @@ from .hot import HotPath
 from .joining import Joiner
 from .log import Redaction, log
 from .metrics import Metrics
+from .opening import open_when_all_are_ready
 from .predictor import Predictor, load_predictor
 from .readiness import Readiness
 from .service import Service
@@ -83,15 +84,17 @@ class Worker:
         service = Service(self._config, predictor, tokens)
         self._warm(predictor)
         tracker = Tracker(
-            self._config.request_timeout_s, slots=self._slots, worker=self._number, leave=self._finish_this_request
-        )
+            self._config.request_timeout_s, slots=self._slots, worker=self._number, leave=self._finish_this_request,
+            longest_s=self._config.async_timeout_s,
+            may_take_longer=tokens.is_gateway if self._config.is_async else None,
+        )  # fmt: skip
         front = self._front(service, tracker, metrics, predictor)
         self._finish_before_exit()
         threading.Thread(target=self._tick, args=(tokens, front), name="domino-ticker", daemon=True).start()
         faulthandler.cancel_dump_traceback_later()
         self._slots.set_load_time(self._number, time.monotonic() - started)
         self._slots.set_state(self._number, State.READY)
-        self._open_when_all_are_ready(time.monotonic() - started)
+        open_when_all_are_ready(self._config, self._slots, self._status)
         return front
 
     def _front(self, service: Service, tracker: Tracker, metrics: Metrics, predictor: Predictor) -> Front:
@@ -145,17 +148,6 @@ class Worker:
         if self._joiner is not None and len(sys.modules) != self._imported:
             self._imported = len(sys.modules)
             before_exit(self._joiner.finish)
-
-    def _open_when_all_are_ready(self, load_time_s: float) -> None:
-        with self._status.locked():
-            workers = [self._slots.worker(n) for n in range(1, self._slots.workers + 1)]
-            if self._slots.phase is not Phase.STARTING or any(w.state != State.READY for w in workers):
-                return
-            if self._config.socket:
-                os.rename(self._config.starting_socket, self._config.socket)
-            self._slots.phase = Phase.READY
-        self._status.move("ready", load_time_s=round(load_time_s, 3))
-        log(f"ready, {self._slots.workers} worker(s) loaded and warm")
 
     def _give_up(self, error: StartFailed) -> None:
         log(f"the start failed: {error.reason}\n{error.detail}".rstrip())

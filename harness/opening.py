@@ -1,0 +1,39 @@
+"""The moment at which a replica takes requests: once all of its workers, and its microservice, are loaded and warm."""
+
+from __future__ import annotations
+
+import os
+
+from .config import Config
+from .log import log
+from .slots import Phase, Slots, State
+from .status import Status
+
+__all__ = ["open_when_all_are_ready", "open_microservice"]
+
+
+def open_when_all_are_ready(config: Config, slots: Slots, status: Status) -> None:
+    """Show the sockets under the names by which they are called, unless somebody is still loading."""
+    with status.locked():
+        workers = [slots.worker(number) for number in range(1, slots.workers + 1)]
+        if slots.phase is not Phase.STARTING or any(worker.state != State.READY for worker in workers):
+            return
+        if config.is_async and not slots.microservice_ready:
+            return
+        if config.socket:
+            os.rename(config.starting_socket, config.socket)
+            if config.is_async:
+                os.rename(config.seldon_starting_socket, config.seldon_socket)
+        slots.phase = Phase.READY
+    load_time_s = max(worker.load_time_s for worker in workers)
+    status.move("ready", load_time_s=round(load_time_s, 3))
+    log(f"ready, {slots.workers} worker(s) loaded and warm")
+
+
+def open_microservice(config: Config, slots: Slots, status: Status) -> None:
+    """Say that the microservice is loaded; where it comes back into a replica that is open, show its socket at once."""
+    with status.locked():
+        slots.microservice_ready = True
+        if slots.phase is Phase.READY and config.socket:
+            os.rename(config.seldon_starting_socket, config.seldon_socket)
+    open_when_all_are_ready(config, slots, status)
