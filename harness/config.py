@@ -69,6 +69,7 @@ class Config:
     socket: str = ""
     port: int = 0
     probe_port: int = 0
+    probe_port: int = 0
     seldon_port: int = 9000
     metrics_port: int = 6000
     working_dir: str = ""
@@ -131,6 +132,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict:
         "replica_dir": environ.get("DOMINO_REPLICA_DIR") or os.path.join(tempfile.gettempdir(), "domino-replica"),
         "socket": environ.get("DOMINO_SOCKET", ""),
         "port": int(environ.get("DOMINO_PORT") or 0),
+        "probe_port": int(environ.get("DOMINO_PROBE_PORT") or 0),
         "probe_port": int(environ.get("DOMINO_PROBE_PORT") or 0),
         # What Seldon Core's operator tells its containers counts too.
         "seldon_port": int(environ.get("DOMINO_SELDON_PORT") or environ.get("PREDICTIVE_UNIT_HTTP_SERVICE_PORT") or 9000),

@@ -30,13 +30,13 @@ class Readiness:
         """Whether all workers are loaded and warm; on a port one answers as soon as it is, before the others."""
         return self._slots.phase is Phase.READY
 
-    def headers(self) -> dict[str, str]:
-        """Return how many other requests are in flight, and the SHA-256 of the tokens.json that all workers use.
+    def headers(self, *, own: int = 1) -> dict[str, str]:
+        """Return how many requests but `own` are in flight, and the SHA-256 of the tokens.json that all workers use.
 
         The latter is absent while they use different ones, and where tokens come from the environment alone. A worker
         that is being replaced counts for nothing: it reads the file before it serves.
         """
-        headers = {_IN_FLIGHT: str(max(0, self._slots.count_in_flight() - 1))}
+        headers = {_IN_FLIGHT: str(max(0, self._slots.count_in_flight() - own))}
         numbers = range(1, self._slots.workers + 1)
         used = {self._acknowledged(n) for n in numbers if self._slots.worker(n).state == State.READY}
         if len(used) == 1 and "" not in used:

@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import time
-from typing import Any
+from typing import Any, Callable
 
 from .config import Config, read_config
 from .log import Redaction, install, log
@@ -187,14 +187,29 @@ def run(master: int) -> None:
         os._exit(0)
 
     signal.signal(signal.SIGINT, end)
+    looked = _answer_probes(config)
     while True:
         try:
             if not watchdog.look():
                 return
+            looked()
         except Exception as error:
             log("the watchdog stumbled", error=error)
             time.sleep(1)
         time.sleep(_TICK_S)
+
+
+def _answer_probes(config: Config) -> Callable[[], None]:
+    """Answer on the port for probes, where there is one; return what it is told with that the watchdog is at work."""
+    if not config.probe_port:
+        return lambda: None
+    from .probe import Health, serve  # here: other data planes need not spend its memory
+    from .readiness import Readiness
+
+    slots = Slots(os.path.join(config.replica_dir, "slots"))
+    health = Health(slots, config.start_timeout_s)
+    serve(config.probe_port, health, Readiness(slots, config.replica_dir))
+    return health.looked
 
 
 def send(pid: int, number: int) -> None:
