@@ -10,13 +10,18 @@ __all__ = [
     "CONTENT",
     "ENDPOINT",
     "ENDPOINT_NAME",
+    "GATEWAY",
+    "GATEWAY_TOKENS",
     "GENERATION",
+    "GENERATION_MAP",
     "KIND",
     "MANAGED",
+    "PROBLEM",
     "RELEASE",
     "TOKENS",
     "VERSION",
     "labels",
+    "lease_name",
     "model_name",
     "tokens_name",
     "variables_name",
@@ -41,6 +46,16 @@ CONFIGURATION = "mlflow-domino/configuration"
 TOKENS = "mlflow-domino/tokens"
 GENERATION = "mlflow-domino/generation"
 RELEASE = "mlflow-domino/release"
+#: Why a gateway has accepted nothing newer; empty where there is nothing to say.
+PROBLEM = "mlflow-domino/problem"
+
+#: Name of the ConfigMap that is written after the records, with the number of the change.
+GENERATION_MAP = "mlflow-domino-generation"
+#: Name of the gateway's Deployment, Service, ServiceAccount, Role, RoleBinding, Ingress, and of the Secret with the
+#: file ``management-token``.
+GATEWAY = "mlflow-domino-gateway"
+#: Name of the Secret with the gateway's own token for each endpoint, by the endpoint's id.
+GATEWAY_TOKENS = "mlflow-domino-gateway-tokens"
 
 
 def labels(kind: str, *, endpoint: str = "", version: str = "") -> dict[str, str]:
@@ -64,6 +79,11 @@ def labels(kind: str, *, endpoint: str = "", version: str = "") -> dict[str, str
     if version:
         found[VERSION] = _checked(version)
     return found
+
+
+def lease_name(pod: str) -> str:
+    """Return the name of the Lease of a pod of the gateway's."""
+    return f"gateway-{pod}"
 
 
 def model_name(version_id: str) -> str:
