@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
+import io
 import json
 import os
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
+from mlflow_domino.builder import Builder, Image, Log, not_pulled, refused, split, unpack
 from mlflow_domino.errors import EnvironmentFailed, Failed, NotFound, Unavailable, Unsupported
 
 __all__ = ["Engine"]
 
 _TIMEOUT_S = 60
 _BUILD_S = 3600
-_PROBE_S = 2.0
 _TAIL_LINES = 40
 
 
-class Engine:
-    """Talks to the engine that ``DOCKER_HOST`` or Docker's current context names; connects when first needed."""
+class Engine(Builder):
+    """Talks to the engine that ``DOCKER_HOST`` or Docker's current context names; connects when first needed.
+
+    Parameters
+    ----------
+    anywhere : bool
+        Whether it may be another machine's, which will do for building.
+    """
+
+    def __init__(self, *, anywhere: bool = False) -> None:
+        self._anywhere = anywhere
 
     @functools.cached_property
     def _api(self) -> Any:
@@ -32,7 +44,7 @@ class Engine:
         context = None if os.environ.get("DOCKER_HOST") else ContextAPI.get_current_context()
         host = context.Host if context is not None else None
         named = os.environ.get("DOCKER_HOST") or host or ""
-        if named.startswith(("tcp://", "http://", "https://", "ssh://")):
+        if not self._anywhere and named.startswith(("tcp://", "http://", "https://", "ssh://")):
             raise Unsupported(
                 f"The container engine at {named} is another machine's: the gateway reaches replicas on this one's "
                 "loopback. Unset DOCKER_HOST, or switch Docker's context."
@@ -51,68 +63,45 @@ class Engine:
         return api
 
     def check(self) -> str:
-        """Return the engine's name and version, when it answers.
-
-        Raises
-        ------
-        Unavailable
-            After some seconds at most.
-        """
         with self._errors("asked whether it is there"):
             said = self._api.version()
             return f"{(said.get('Platform') or {}).get('Name') or 'Docker'} {said.get('Version')}"
 
     # ---- images ----------------------------------------------------------------------------------------------------
 
-    def image(self, reference: str) -> dict[str, Any] | None:
-        """Return what the engine knows of an image that it holds, None where it holds none of that name."""
+    def image(self, reference: str) -> Image | None:
         try:
             with self._errors("asked for an image"):
-                found: dict[str, Any] = self._api.inspect_image(reference)
-                return found
+                return _image(self._api.inspect_image(reference))
         except NotFound:
             return None
 
-    def pull(self, reference: str, log: Callable[[str], None]) -> dict[str, Any]:
-        """Have an image here; from its registry, with the credentials that Docker knows, where it is not.
+    def images(self, repository: str) -> list[Image]:
+        with self._errors("asked for images"):
+            found = self._api.images(name=repository, quiet=True)
+            return [_image(self._api.inspect_image(identity)) for identity in dict.fromkeys(found)]
 
-        Raises
-        ------
-        EnvironmentFailed
-            With the registry's own words.
-        """
+    def pull(self, reference: str, log: Log) -> Image:
         found = self.image(reference)
         if found is not None:
             return found
         log(f"pulling {reference} …")
-        repository, tag = _split(reference)
+        repository, tag = split(reference)
         try:
             with self._errors(f"to pull {reference}"):
                 self._follow(self._api.pull(repository, tag=tag, stream=True, decode=True), log, f"pull {reference}")
         except (NotFound, Failed) as error:
-            raise EnvironmentFailed(
-                f"The image {reference} is not on this machine, and cannot be pulled: {error}. Look at its name, and at "
-                "`docker login`."
-            ) from error
+            raise not_pulled(reference, error.message, login="docker login") from error
         found = self.image(reference)
         if found is None:
             raise EnvironmentFailed(f"The image {reference} was pulled, and is not there; look at `docker images`.")
         return found
 
-    def build(
-        self, context: IO[bytes], tag: str, *, arguments: Mapping[str, str], log: Callable[[str], None]
-    ) -> dict[str, Any]:
-        """Build an image from a tar archive with its ``Dockerfile``.
-
-        Raises
-        ------
-        EnvironmentFailed
-            With the end of the builder's log.
-        """
+    def build(self, context: IO[bytes], tag: str, *, arguments: Mapping[str, str], log: Log) -> Image:
         with self._errors(f"to build {tag}"):
             stream = self._api.build(
                 fileobj=context, custom_context=True, tag=tag, buildargs=dict(arguments), rm=True, forcerm=True,
-                decode=True, timeout=_BUILD_S,
+                decode=True, timeout=_BUILD_S, use_config_proxy=False,
             )  # fmt: skip
             self._follow(stream, log, f"build {tag}")
         built = self.image(tag)
@@ -120,34 +109,32 @@ class Engine:
             raise EnvironmentFailed(f"The image {tag} was built, and is not there; look at `docker images`.")
         return built
 
-    def images(self, repository: str) -> list[dict[str, Any]]:
-        """Return what the engine knows of each image of a repository; one with two tags is there once."""
-        with self._errors("asked for images"):
-            found = self._api.images(name=repository, quiet=True)
-            return [self._api.inspect_image(identity) for identity in dict.fromkeys(found)]
+    def extract(self, image: str, path: str, into: Path) -> None:
+        with self._errors(f"for {path} in {image}"), self._container(image, ["/"]) as made:
+            stream, _ = self._api.get_archive(made, f"{path}/.")
+            with io.BufferedReader(_Stream(stream)) as archive:
+                unpack(archive, into)
+                while archive.read(1 << 20):  # what follows the last member; or the connection stays open
+                    pass
 
     def tag(self, image: str, reference: str) -> None:
-        repository, tag = _split(reference)
+        repository, tag = split(reference)
         with self._errors(f"to name an image {reference}"):
             self._api.tag(image, repository, tag)
 
-    def push(self, reference: str, log: Callable[[str], None], *, user: tuple[str, str] | None = None) -> str:
-        """Send an image to its registry; return its digest there.
-
-        Parameters
-        ----------
-        user : tuple of str
-            User and password, which are not kept; None for what Docker knows.
-        """
-        repository, tag = _split(reference)
+    def push(self, reference: str, log: Log, *, user: tuple[str, str] | None = None) -> str:
+        repository, tag = split(reference)
         login = {"username": user[0], "password": user[1]} if user else None
-        with self._errors(f"to push {reference}"):
-            stream = self._api.push(repository, tag=tag, stream=True, decode=True, auth_config=login)
-            last = self._follow(stream, log, f"push {reference}")
+        try:
+            with self._errors(f"to push {reference}"):
+                stream = self._api.push(repository, tag=tag, stream=True, decode=True, auth_config=login)
+                last = self._follow(stream, log, f"push {reference}")
+        except EnvironmentFailed as error:
+            said = error.message.partition(" failed: ")[2]
+            raise refused(reference, said, login="docker login", log_tail=error.log_tail) from error
         return str(last.get("Digest", ""))
 
     def remove_image(self, reference: str) -> None:
-        """Remove a name of an image, and the image with its last one; one that is not there is no error."""
         with contextlib.suppress(NotFound), self._errors(f"to remove {reference}"):
             self._api.remove_image(reference, noprune=False)
 
@@ -168,18 +155,11 @@ class Engine:
         Failed
             With what it said, when it ended with another code than 0 or could not be started.
         """
-        with self._errors(f"to run {command[0]} in {image}"):
-            binds = [f"{here}:{there}" for here, there in (folders or {}).items()]
-            made = self._api.create_container(
-                image, entrypoint=[command[0]], command=list(command[1:]), user=user or None, network_disabled=True,
-                host_config=self._api.create_host_config(binds=binds),
-            )["Id"]  # fmt: skip
-            try:
-                self._api.start(made)
-                code = self._api.wait(made, timeout=_TIMEOUT_S)["StatusCode"]
-                printed: bytes = self._api.logs(made, stdout=True, stderr=bool(code))
-            finally:
-                self._api.remove_container(made, force=True, v=True)
+        binds = [f"{here}:{there}" for here, there in (folders or {}).items()]
+        with self._errors(f"to run {command[0]} in {image}"), self._container(image, command, user, binds) as made:
+            self._api.start(made)
+            code = self._api.wait(made, timeout=_TIMEOUT_S)["StatusCode"]
+            printed: bytes = self._api.logs(made, stdout=True, stderr=bool(code))
         text = printed.decode("utf-8", "replace")
         if code:
             raise Failed(f"{command[0]} in {image} ended with code {code}", log_tail=text[-2000:])
@@ -224,6 +204,20 @@ class Engine:
     # ---- inside ------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
+    def _container(
+        self, image: str, command: Sequence[str], user: str = "", binds: Sequence[str] = ()
+    ) -> Iterator[str]:
+        """Make a container without a network, and remove it."""
+        made: str = self._api.create_container(
+            image, entrypoint=[command[0]], command=list(command[1:]), user=user or None, network_disabled=True,
+            host_config=self._api.create_host_config(binds=list(binds)),
+        )["Id"]  # fmt: skip
+        try:
+            yield made
+        finally:
+            self._api.remove_container(made, force=True, v=True)
+
+    @contextlib.contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
         import docker.errors
         import requests
@@ -238,29 +232,59 @@ class Engine:
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
             raise Unavailable(f"The container engine at {api.base_url} does not answer: {_plain(error)}") from error
 
-    def _follow(self, stream: Iterator[Any], log: Callable[[str], None], what: str) -> dict[str, Any]:
+    def _follow(self, stream: Iterator[Any], log: Log, what: str) -> dict[str, Any]:
         """Pass on what a build, pull or push says; return what it said of its result."""
         tail: list[str] = []
         result: dict[str, Any] = {}
-        for event in stream:
-            if "error" in event:
-                raise EnvironmentFailed(f"{what} failed: {str(event['error']).strip()}", log_tail="\n".join(tail))
+        error = ""
+        for event in stream:  # to its end, or the connection stays open
+            error = error or str(event.get("error") or "").strip()
             result.update(event.get("aux") or {})
             text = event.get("stream") or ("" if "progressDetail" in event else event.get("status")) or ""
             for line in filter(None, map(str.rstrip, str(text).splitlines())):
                 tail = [*tail[1 - _TAIL_LINES :], line]
                 log(line)
+        if error:
+            raise EnvironmentFailed(f"{what} failed: {error}", log_tail="\n".join(tail))
         return result
 
 
-def _split(reference: str) -> tuple[str, str]:
-    """Return repository and tag (or digest) of an image's name; a port before the last slash is no tag."""
-    repository, at, digest = reference.partition("@")
-    if at:
-        return repository, digest
-    head, slash, last = reference.rpartition("/")
-    name, _, tag = last.partition(":")
-    return f"{head}{slash}{name}", tag or "latest"
+class _Stream(io.RawIOBase):
+    """Reads what comes in pieces as a file."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = next(self._pieces, b"")
+        read, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(read)] = read
+        return len(read)
+
+
+def _image(document: Mapping[str, Any]) -> Image:
+    tagged = str((document.get("Metadata") or {}).get("LastTagTime") or document.get("Created") or "")
+    return Image(
+        document["Id"],
+        tuple(document.get("RepoTags") or ()),
+        tuple((document.get("RootFS") or {}).get("Layers") or ()),
+        int(document.get("Size") or 0),
+        _seconds(tagged),
+    )
+
+
+def _seconds(time: str) -> float:
+    """Return the epoch's seconds of a time as Docker writes it, in UTC and with any number of digits; 0 of none."""
+    try:
+        moment = datetime.datetime.strptime(time[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        return 0.0
+    return max(0.0, moment.timestamp())
 
 
 def _plain(error: BaseException) -> str:

@@ -18,17 +18,17 @@ import re
 import stat
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mlflow_domino.engine import Engine
+from mlflow_domino.builder import Builder
 from mlflow_domino.errors import EnvironmentFailed, Failed, InvalidInput
 from mlflow_domino.home import Home, read_json, write_json
 
 __all__ = [
+    "ENDPOINT_IMAGES",
     "ENVIRONMENT",
     "UID",
     "Base",
@@ -46,7 +46,7 @@ __all__ = [
 UID = 12574
 ENVIRONMENT = "/opt/domino/environment"
 _PACKAGES = "mlflow-domino/packages"
-_ENDPOINT = "mlflow-domino/endpoint"
+ENDPOINT_IMAGES = "mlflow-domino/endpoint"
 _IMAGE = re.compile(
     r"(?=[^@]*[/:@]|[^@]*@)[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
 )
@@ -121,27 +121,28 @@ class Base:
 
 @dataclass(frozen=True)
 class Entry:
-    """One member of a context: a file of this machine, content that we made, or a link."""
+    """One member of a context: a file of this machine, content that we made, a link, or a folder with nothing in it."""
 
     name: str
     path: Path | None = None
     content: bytes = b""
     link: str = ""
     program: bool = False
+    folder: bool = False
 
 
 class Images:
-    """Builds images with an engine, and remembers what it saw in environments.
+    """Builds images, and remembers what it saw in environments.
 
     Parameters
     ----------
     home : Home
-    engine : Engine
+    builder : Builder
     """
 
-    def __init__(self, home: Home, engine: Engine) -> None:
+    def __init__(self, home: Home, builder: Builder) -> None:
         self._home = home
-        self._engine = engine
+        self._builder = builder
 
     def base(self, reference: str, log: Callable[[str], None]) -> Base:
         """Have an environment here, and look into it.
@@ -151,7 +152,7 @@ class Images:
         EnvironmentFailed
             It cannot be had, has no Python that will do, or lacks the user that replicas run with.
         """
-        identity = self._engine.pull(reference, log)["Id"]
+        identity = self._builder.pull(reference, log).id
         path = self._home.root / "images" / f"{identity.rpartition(':')[2][:24]}.json"
         seen = read_json(path)
         if seen is None:
@@ -184,9 +185,9 @@ class Images:
         """
         recipe = dockerfile("packages")
         tag = f"{_PACKAGES}:{_digest(_FORMAT, base.id, base.python, lock, recipe, str(own))}"
-        if self._engine.image(tag) is None:
+        if self._builder.image(tag) is None:
             with self._home.lock(f"image-{tag.rpartition(':')[2]}"), tempfile.TemporaryDirectory() as folder:
-                if self._engine.image(tag) is None:
+                if self._builder.image(tag) is None:
                     lay_out(Path(folder))
                     made = virtual_environment(base, Path(folder), own=own)
                     self._build(
@@ -211,8 +212,8 @@ class Images:
             Folder of the project or model in the image.
         """
         recipe = dockerfile("endpoint")
-        tag = f"{_ENDPOINT}:{_digest(_FORMAT, packages, decides, working, recipe)}"
-        if self._engine.image(tag) is None:
+        tag = f"{ENDPOINT_IMAGES}:{_digest(_FORMAT, packages, decides, working, recipe)}"
+        if self._builder.image(tag) is None:
             files = [Entry("Dockerfile", content=recipe.encode()), *contents]
             self._build(tag, files, {"PACKAGES": packages, "WORKING_DIR": working}, log)
         return tag
@@ -225,14 +226,12 @@ class Images:
         before_s : float
             Those that were built before this time (seconds since the epoch) only.
         """
-        above = [image["RootFS"]["Layers"] for image in self._engine.images(_ENDPOINT)]
+        above = [image.layers for image in self._builder.images(ENDPOINT_IMAGES)]
         found = []
-        for image in self._engine.images(_PACKAGES):
-            layers = image["RootFS"]["Layers"]
-            used = any(other[: len(layers)] == layers for other in above)
-            built = str((image.get("Metadata") or {}).get("LastTagTime", ""))[:19]
-            if not used and built < time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(before_s)):
-                found += [(tag, int(image["Size"])) for tag in image["RepoTags"] if tag.startswith(f"{_PACKAGES}:")]
+        for image in self._builder.images(_PACKAGES):
+            used = any(other[: len(image.layers)] == image.layers for other in above)
+            if not used and image.built_s < before_s:
+                found += [(name, image.size) for name in image.names if name.startswith(f"{_PACKAGES}:")]
         return sorted(found)
 
     def _build(
@@ -242,12 +241,12 @@ class Images:
         with tempfile.TemporaryFile() as archive:
             context(files, archive)
             archive.seek(0)
-            self._engine.build(archive, tag, arguments=arguments, log=log)
+            self._builder.build(archive, tag, arguments=arguments, log=log)
 
     def _probed(self, reference: str) -> dict[str, object]:
         for program in ("python3", "python", "/usr/local/bin/python3", "/opt/conda/bin/python"):
             try:
-                printed = self._engine.run(reference, [program, "-c", _PROBE])
+                printed = self._builder.run(reference, [program, "-c", _PROBE])
                 seen: dict[str, object] = json.loads(printed.splitlines()[-1])
                 return seen
             except Failed as error:
@@ -345,6 +344,8 @@ def entries(root: Path, into: str, *, byte_code: bool = False) -> Iterator[Entry
     """
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if byte_code or name != "__pycache__")
+        if not folders and not files and Path(folder) != root:
+            yield Entry(f"{into}/{Path(folder).relative_to(root)}", folder=True)
         for name in sorted([*files, *(n for n in folders if os.path.islink(os.path.join(folder, n)))]):
             path = Path(folder) / name
             member = f"{into}/{path.relative_to(root)}"
@@ -370,7 +371,7 @@ def context(members: Sequence[Entry], archive: IO[bytes]) -> str:
 
 def _add(tar: tarfile.TarFile, member: Entry | None, name: str) -> None:
     info = tarfile.TarInfo(name)
-    if member is None:
+    if member is None or member.folder:
         info.type, info.mode = tarfile.DIRTYPE, 0o755
         tar.addfile(info)
     elif member.link:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from uv import find_uv_bin
 
@@ -56,6 +57,7 @@ def run(
     deadline_s: float | None = None,
     keep: Sequence[int] = (),
     messages_only: bool = False,
+    given: IO[bytes] | None = None,
 ) -> Finished:
     """Run a program to its end; when we are interrupted or killed, it ends with everything that it started.
 
@@ -75,6 +77,8 @@ def run(
         Descriptors that the program and its children inherit: a lock that is held as long as one of them lives.
     messages_only : bool
         Pass on its standard error, not its standard output.
+    given : file or None
+        Its standard input.
     """
     launcher = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *map(str, command)]
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -82,7 +86,7 @@ def run(
     with subprocess.Popen(
         launcher,
         env=dict(environment), cwd=cwd, pass_fds=tuple(keep), start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL if messages_only else subprocess.PIPE,
+        stdin=given or subprocess.DEVNULL, stdout=subprocess.DEVNULL if messages_only else subprocess.PIPE,
         stderr=subprocess.PIPE if messages_only else subprocess.STDOUT, text=True, errors="replace",
     ) as process:  # fmt: skip
         output = process.stderr if messages_only else process.stdout
