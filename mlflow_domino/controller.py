@@ -316,6 +316,7 @@ class Controller:
         try:
             if model_uri is None:
                 old = self._version(endpoint, version_id=endpoint.latest)
+                self.plane.restore(old, self._say)
                 fetched = source.again(self.home.version(old.id), old.source, settings, folder)
             else:
                 self._say(f"fetching {source.shown(model_uri)} …")

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from mlflow_domino.errors import InvalidInput
 
-__all__ = ["Line", "follow", "parse_duration", "read", "redact", "tail", "written"]
+__all__ = ["Line", "explaining", "follow", "parse_duration", "read", "redact", "tail", "written"]
 
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z ")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -137,6 +137,16 @@ def tail(path: Path, lines: int = 20, *, values: Iterable[str] = (), limit: int 
         older = _end(_rotated(path), limit)
         text = f"{older}\n{text}" if older and not older.endswith("\n") else older + text
     return redact("\n".join(_split(text)[-lines:] if lines > 0 else []), values)
+
+
+def explaining(text: str, lines: int) -> str:
+    """Return the last lines of a replica's log that say why it failed.
+
+    What uWSGI says of itself at each start would push the reason out of sight: the last traceback goes first.
+    """
+    start = text.rfind("Traceback (most recent call last)")
+    found = text[max(0, text.rfind("\n", 0, max(start, 0))) :].splitlines() if start >= 0 else text.splitlines()
+    return "\n".join(line for line in found[-lines:] if line)
 
 
 def _end(path: Path, limit: int) -> str:

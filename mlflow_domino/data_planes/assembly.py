@@ -8,25 +8,29 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlflow_domino import logs, source
+from mlflow_domino import logs, source, tree
+from mlflow_domino.builder import Builder
 from mlflow_domino.config import Secrets, Settings
 from mlflow_domino.data_planes.base import Log
 from mlflow_domino.data_planes.declaration import tables
 from mlflow_domino.data_planes.machine import harness_settings, install_harness
 from mlflow_domino.data_planes.tier import tier_named
-from mlflow_domino.errors import InvalidInput
+from mlflow_domino.errors import InvalidInput, NotFound
 from mlflow_domino.home import Home, write_text
-from mlflow_domino.image import ENVIRONMENT, Entry, Images, entries, image_named, site_packages
+from mlflow_domino.image import ENDPOINT_IMAGES, ENVIRONMENT, Entry, Images, entries, image_named, site_packages
 from mlflow_domino.models import Artifact, Version
 
 if TYPE_CHECKING:
     from mlflow_domino.environment import Environments
 
 __all__ = ["Assembly", "working_folder"]
+
+_REFERENCE = r"[a-z0-9][A-Za-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)+:\w[\w.-]{0,127}"
 
 
 def working_folder(version: Version) -> str:
@@ -40,29 +44,93 @@ class Assembly:
     Parameters
     ----------
     home : Home
-    images : Images
-        With the builder that makes them.
+    builder : Builder
+        Makes images, and sends them to registries.
     base_image : str
         The environment of versions that name none; ``{python}`` stands for a version such as 3.11.
     """
 
-    def __init__(self, home: Home, images: Images, base_image: str) -> None:
+    def __init__(self, home: Home, builder: Builder, base_image: str) -> None:
         self._home = home
-        self.images = images
+        self._builder = builder
+        self.images = Images(home, builder)
         self._base_image = base_image
 
-    def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
+    def build(self, version: Version, secrets: Secrets, log: Log, *, registry: str = "") -> Artifact:
         """Return what was built, or had been built before, of a version whose source has been fetched.
+
+        Parameters
+        ----------
+        registry : str
+            Where the image is pushed to, and named after; empty: it stays here.
 
         Raises
         ------
         EnvironmentFailed
             With the resolver's or the builder's own words.
+        Failed
+            With the registry's.
         """
         folder = self._home.version(version.id)
         values = secrets.variables.values()
         with logs.written(folder / "build.log", _short(log), values) as both:
-            return self._build(version, folder, secrets, both)
+            built = self._build(version, folder, secrets, both)
+            return replace(built, environment=self._pushed(built.environment, registry, both)) if registry else built
+
+    def export(self, version: Version, reference: str, log: Log, *, user: tuple[str, str] | None = None) -> str:
+        """Push the image of a version under another name; return its digest there.
+
+        Raises
+        ------
+        InvalidInput
+            `reference` is no name of an image.
+        """
+        if not re.fullmatch(_REFERENCE, reference):
+            raise InvalidInput(f"{reference!r} is no image's name: registry/name:tag is wanted.")
+        self._builder.tag(self._image_of(version, log), reference)
+        try:
+            return self._builder.push(reference, log, user=user)
+        finally:
+            self._builder.remove_image(reference)
+
+    def restore(self, version: Version, log: Log) -> bool:
+        """Have a version's source in its folder, out of its image where somebody else published it."""
+        final = source.folder_of(version.source, self._home.version(version.id))
+        if final.is_dir():
+            return False
+        image = self._image_of(version, log)
+        beside = final.with_name(f"{final.name}.partial")
+        tree.remove(beside)
+        beside.mkdir(mode=0o700, parents=True)
+        self._builder.extract(image, working_folder(version), beside)
+        beside.rename(final)
+        return True
+
+    def discard(self, version: Version) -> None:
+        """Remove the image of a version from this machine."""
+        if version.artifact is not None:
+            tag = version.artifact.environment.rpartition(":")[2]
+            for name in {version.artifact.environment, f"{ENDPOINT_IMAGES}:{tag}"}:
+                self._builder.remove_image(name)
+
+    def _image_of(self, version: Version, log: Log) -> str:
+        """Have the image of a version here."""
+        if version.artifact is None:
+            raise NotFound(f"Version {version.number} was never built, and has no image.")
+        name = version.artifact.environment
+        if self._builder.image(name) is None:
+            if name.startswith(f"{ENDPOINT_IMAGES}:"):
+                raise NotFound(f"The image of version {version.number} is not on this machine any more.")
+            self._builder.pull(name, log)
+        return name
+
+    def _pushed(self, image: str, registry: str, log: Log) -> str:
+        """Send an image to a registry; return its name there, whose tag is the hash of its content."""
+        name = f"{registry}/mlflow-domino-endpoint:{image.rpartition(':')[2]}"
+        log(f"pushing {name} …")
+        self._builder.tag(image, name)
+        self._builder.push(name, log)
+        return name
 
     def requirements(self, settings: Settings) -> tuple[str, ...]:
         """Return the requirements in the setting `environment`, without the image that it may name."""

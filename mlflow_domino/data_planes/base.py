@@ -101,6 +101,10 @@ class DataPlane(abc.ABC):
             With the resolver's own words.
         """
 
+    def restore(self, version: Version, log: Log) -> bool:
+        """Have a version's source in its folder here, where the data plane can; false where nothing had to be done."""
+        return False
+
     @abc.abstractmethod
     def start(self, endpoint: Endpoint, version: Version) -> None:
         """Bring the version to exactly ``version.replicas`` replicas, and return without waiting for them.

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import random
-import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,9 +29,9 @@ from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, MachineDataPlane,
 from mlflow_domino.data_planes.replica import ReplicaState
 from mlflow_domino.data_planes.tier import Tier, tier_named
 from mlflow_domino.engine import Engine
-from mlflow_domino.errors import DominoError, Failed, InvalidInput, NotFound, Unavailable
+from mlflow_domino.errors import DominoError, Failed, NotFound, Unavailable
 from mlflow_domino.home import Home, read_json, write_text
-from mlflow_domino.image import ENVIRONMENT, UID, Images, dockerfile
+from mlflow_domino.image import ENVIRONMENT, UID, dockerfile
 from mlflow_domino.models import Artifact, Endpoint, Target, Token, Version
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ _HOME, _VERSION, _ENDPOINT, _REPLICA, _PUBLISHED = (
 )
 #: Folders in the container.
 _STATUS, _LOGS, _TOKENS = "/run/domino/replica", "/run/domino/logs", "/run/domino/tokens"
-_REFERENCE = r"[a-z0-9][A-Za-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)+:\w[\w.-]{0,127}"
 _ENDED = ("created", "exited", "dead", "removing")
 
 
@@ -62,7 +60,7 @@ class DockerDataPlane(MachineDataPlane):
     def __init__(self, home: Home, declaration: Declaration) -> None:
         super().__init__(replace(home, plane=declaration.name), declaration)
         self.engine = Engine()
-        self.assembly = Assembly(self.home, Images(self.home, self.engine), declaration.base_image)
+        self.assembly = Assembly(self.home, self.engine, declaration.base_image)
 
     # ---- the contract ------------------------------------------------------------------------------------------------
 
@@ -114,8 +112,7 @@ class DockerDataPlane(MachineDataPlane):
             self._remove_folder(version, folder)
 
     def discard(self, version: Version) -> None:
-        if version.artifact is not None:
-            self.engine.remove_image(version.artifact.environment)
+        self.assembly.discard(version)
         super().discard(version)
 
     def leftovers(self, before_s: float) -> list[tuple[str, int]]:
@@ -128,16 +125,7 @@ class DockerDataPlane(MachineDataPlane):
         return self.assembly.requirements(settings)
 
     def export(self, version: Version, reference: str, log: Log, *, user: tuple[str, str] | None = None) -> str:
-        if not re.fullmatch(_REFERENCE, reference):
-            raise InvalidInput(f"{reference!r} is no image's name: registry/name:tag is wanted.")
-        made = version.artifact
-        if made is None or self.engine.image(made.environment) is None:
-            raise NotFound(f"The image of version {version.number} is not on this machine any more.")
-        self.engine.tag(made.environment, reference)
-        try:
-            return self.engine.push(reference, log, user=user)
-        finally:
-            self.engine.remove_image(reference)
+        return self.assembly.export(version, reference, log, user=user)
 
     def addresses(self, version: Version) -> tuple[str, ...]:
         ports = {int(c["Labels"][_REPLICA]): c["Labels"][_PUBLISHED] for c in self.containers(version)}

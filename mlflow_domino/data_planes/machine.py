@@ -199,10 +199,7 @@ class MachineDataPlane(DataPlane):
         values = secret.load(self.home.version(version.id) / "secrets.json").variables.values()
         paths = self.logs(version, replica=state.number)
         text = logs.tail(paths[0], _LOOKED_AT, values=values) if paths else ""
-        # What uWSGI says of itself at each start would push the reason out of sight.
-        start = text.rfind("Traceback (most recent call last)")
-        lines = text[max(0, text.rfind("\n", 0, max(start, 0))) :].splitlines() if start >= 0 else text.splitlines()
-        return "\n".join(line for line in lines[-_TAIL_LINES:] if line)
+        return logs.explaining(text, _TAIL_LINES)
 
     def _own_token(self, endpoint: Endpoint) -> str:
         """Return the gateway's own token for the endpoint, made when it is first needed."""
