@@ -41,6 +41,9 @@ _THREAD_COUNTS = (
     "POLARS_MAX_THREADS",
 )
 
+#: Where control groups are mounted.
+_GROUPS = "/sys/fs/cgroup"
+
 #: What signals do in uWSGI's master, by the names of its own functions.
 _SIGNALS = (
     (signal.SIGTERM.value, "gracefully_kill_them_all"),  # else it drops what is in flight
@@ -171,12 +174,21 @@ def thread_counts(workers: int, environ: MutableMapping[str, str]) -> dict[str, 
 def cores() -> int:
     """Return the cores that this process may use; a container's quota counts, not the machine's number."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            quota, period = file.read().split()
-    except (OSError, ValueError):
-        return usable
-    return usable if quota == "max" else max(1, min(usable, int(quota) // int(period)))
+    quota = _quota()
+    return max(1, min(usable, int(quota))) if quota else usable
+
+
+def _quota() -> float:
+    """Return the cores that a control group of either version grants; 0 where it sets no limit."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        words: list[str] = []
+        with contextlib.suppress(OSError, ValueError):
+            for name in names:
+                with open(os.path.join(_GROUPS, name), encoding="ascii") as file:
+                    words += file.read().split()
+            quota, period = words
+            return 0.0 if quota in ("max", "-1") else int(quota) / int(period)
+    return 0.0
 
 
 def _become_uwsgi(arguments: list[str]) -> None:

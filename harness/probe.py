@@ -53,6 +53,7 @@ def serve(port: int, health: Health, readiness: Readiness) -> ThreadingHTTPServe
     """Answer GET /health and GET /ready from a thread, until the process ends."""
 
     class Handler(BaseHTTPRequestHandler):
+        server_version, sys_version = "domino", ""
         timeout = _PATIENCE_S  # who connects and says nothing holds no thread for longer
 
         def do_GET(self) -> None:

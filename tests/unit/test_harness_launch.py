@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.config import Config, Source
-from harness.launch import backlog, thread_counts, uwsgi_arguments
+from harness.launch import backlog, cores, thread_counts, uwsgi_arguments
 from harness.slots import Phase, Slots, State
 from harness.tracker import Tracker
 from harness.watchdog import Watchdog, alive
@@ -28,10 +28,11 @@ def config(folder: Path, **options: object) -> Config:
 
 def test_uwsgis_arguments_hold_nothing_that_it_would_expand(tmp_path: Path) -> None:
     odd = config(
-        tmp_path, endpoint_name="%h $(id) @(exec://id)", socket="/tmp/%h", working_dir="$(id)", workers=3, threads=2
-    )
+        tmp_path, endpoint_name="%h $(id) @(exec://id)", socket="/tmp/%h", working_dir="$(id)", workers=3, threads=2,
+        is_async=True, seldon_python="/$(id)/%h/@(exec://id)",
+    )  # fmt: skip
     arguments = uwsgi_arguments(odd, 5, 6)
-    assert not any(re.search(r"%|\$|@", argument) for argument in arguments)
+    assert not any(re.search(r"%|\$\(|@", argument) for argument in arguments)
     assert {"--processes=3", "--threads=2", "--http-socket=fd://5", "--buffer-size=65535"} <= set(arguments)
 
 
@@ -41,6 +42,28 @@ def test_each_worker_gets_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch
     assert counts["OMP_NUM_THREADS"] == "2"
     assert "MKL_NUM_THREADS" not in counts
     assert thread_counts(20, {})["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "250000 100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+    ],
+)
+def test_a_containers_quota_of_cores_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, str], wanted: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("harness.launch._GROUPS", str(tmp_path))
+    (tmp_path / "cpu").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(content + "\n")
+    assert cores() == wanted
 
 
 def test_the_backlog_is_what_the_kernel_allows(tmp_path: Path) -> None:
