@@ -69,7 +69,6 @@ class Config:
     socket: str = ""
     port: int = 0
     probe_port: int = 0
-    probe_port: int = 0
     seldon_port: int = 9000
     metrics_port: int = 6000
     working_dir: str = ""
@@ -133,9 +132,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict:
         "socket": environ.get("DOMINO_SOCKET", ""),
         "port": int(environ.get("DOMINO_PORT") or 0),
         "probe_port": int(environ.get("DOMINO_PROBE_PORT") or 0),
-        "probe_port": int(environ.get("DOMINO_PROBE_PORT") or 0),
         # What Seldon Core's operator tells its containers counts too.
-        "seldon_port": int(environ.get("DOMINO_SELDON_PORT") or environ.get("PREDICTIVE_UNIT_HTTP_SERVICE_PORT") or 9000),
+        "seldon_port": int(
+            environ.get("DOMINO_SELDON_PORT") or environ.get("PREDICTIVE_UNIT_HTTP_SERVICE_PORT") or 9000
+        ),
         "metrics_port": int(environ.get("PREDICTIVE_UNIT_METRICS_SERVICE_PORT") or 6000),
         "working_dir": environ.get("DOMINO_WORKING_DIR") or os.getcwd(),
         "open_to_all": environ.get("DOMINO_AUTH") == "none",

@@ -27,7 +27,7 @@ from .log import Redaction  # noqa: E402
 from .slots import Slots  # noqa: E402
 from .status import Status  # noqa: E402
 
-__all__ = ["main", "uwsgi_arguments"]
+__all__ = ["SIGNALS", "backlog", "become_uwsgi", "listen_on", "main", "uwsgi_arguments"]
 
 #: Native libraries that start as many threads as there are cores, in every worker.
 _THREAD_COUNTS = (
@@ -45,11 +45,14 @@ _THREAD_COUNTS = (
 _GROUPS = "/sys/fs/cgroup"
 
 #: What signals do in uWSGI's master, by the names of its own functions.
-_SIGNALS = (
+SIGNALS = (
     (signal.SIGTERM.value, "gracefully_kill_them_all"),  # else it drops what is in flight
     # A handler that does nothing, so that the end of a worker wakes the master, which else looks once a second.
     (signal.SIGCHLD.value, "uwsgi_now"),
 )
+
+#: For the shell: uWSGI expands other forms than these, and the shell does not look into what they stand for.
+_MICROSERVICE = 'exec "$DOMINO_SELDON_PYTHON" -I "$DOMINO_SELDON_LAUNCHER"'
 
 
 def main() -> None:
@@ -59,14 +62,17 @@ def main() -> None:
     status.begin()
     try:
         _check_tokens(config)
+        _check_microservice(config)
         _prepare(config)
         os.environ.update(thread_counts(config.workers, os.environ))
         os.environ["DOMINO_PYTHON"] = sys.executable
-        listening = _listen(config)
+        os.environ["DOMINO_MASTER"] = str(os.getpid())
+        # Under the name that says that it is not ready yet, where it has one.
+        listening = listen_on(config.starting_socket if config.socket else "", config.port or 8080, backlog(config))
         # By descriptor too: the path of this folder may hold anything.
         folder = os.open(_PACKAGE, os.O_RDONLY | os.O_DIRECTORY)
         os.set_inheritable(folder, True)
-        _become_uwsgi(uwsgi_arguments(config, listening.fileno(), folder))
+        become_uwsgi(uwsgi_arguments(config, listening.fileno(), folder))
     except BaseException as error:
         status.fail(f"the replica cannot start: {type(error).__name__}: {error}")
         raise
@@ -84,6 +90,17 @@ def _check_tokens(config: Config) -> None:
             raise ValueError("DOMINO_TOKEN_SHA256 wants the SHA-256 of a token, 64 hexadecimal digits, not a token")
 
 
+def _check_microservice(config: Config) -> None:
+    if not config.is_async:
+        return
+    if not os.access(config.seldon_python, os.X_OK):
+        raise ValueError(
+            f"an asynchronous replica needs seldon-core, and there is no Python at {config.seldon_python or 'seldon_python'}"
+        )
+    os.environ["DOMINO_SELDON_PYTHON"] = config.seldon_python
+    os.environ["DOMINO_SELDON_LAUNCHER"] = os.path.join(_PACKAGE, "seldon.py")
+
+
 def _prepare(config: Config) -> None:
     """Empty what an earlier start left behind, and make the files that the processes share."""
     folder = config.replica_dir
@@ -99,19 +116,27 @@ def _prepare(config: Config) -> None:
     os.chdir(config.working_dir)
 
 
-def _listen(config: Config) -> socket.socket:
-    """Bind where the replica is reached; a Unix socket under the name that says that it is not ready yet."""
-    if config.socket:
+def listen_on(path: str, port: int, waiting: int) -> socket.socket:
+    """Return a listening socket, which the programs that this process becomes inherit.
+
+    Parameters
+    ----------
+    path : str
+        Of a Unix socket; empty for a port.
+    waiting : int
+        How many connections may wait.
+    """
+    if path:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(config.starting_socket)
+            os.unlink(path)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listening.bind(config.starting_socket)
-        os.chmod(config.starting_socket, stat.S_IRUSR | stat.S_IWUSR)
+        listening.bind(path)
+        os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)
     else:
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(("0.0.0.0", config.port or 8080))  # noqa: S104 - in a container, for its neighbours
-    listening.listen(backlog(config))
+        listening.bind(("0.0.0.0", port))  # noqa: S104 - in a container, for its neighbours
+    listening.listen(waiting)
     listening.set_inheritable(True)
     return listening
 
@@ -162,7 +187,9 @@ def uwsgi_arguments(config: Config, descriptor: int, folder: int) -> list[str]:
     if config.threads > 1:
         options["threads"] = config.threads
     arguments = ["--" + name if value is True else f"--{name}={value}" for name, value in options.items()]
-    return arguments + [f"--hook-master-start=unix_signal:{number} {function}" for number, function in _SIGNALS]
+    if config.is_async:
+        arguments.append(f"--attach-daemon={_MICROSERVICE}")
+    return arguments + [f"--hook-master-start=unix_signal:{number} {function}" for number, function in SIGNALS]
 
 
 def thread_counts(workers: int, environ: MutableMapping[str, str]) -> dict[str, str]:
@@ -191,7 +218,7 @@ def _quota() -> float:
     return 0.0
 
 
-def _become_uwsgi(arguments: list[str]) -> None:
+def become_uwsgi(arguments: list[str]) -> None:
     binary = _uwsgi_binary()
     if binary is not None:
         os.environ["PYTHONPATH"] = os.path.dirname(_PACKAGE)  # wsgi.py takes it out again

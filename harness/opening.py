@@ -9,7 +9,7 @@ from .log import log
 from .slots import Phase, Slots, State
 from .status import Status
 
-__all__ = ["open_when_all_are_ready", "open_microservice"]
+__all__ = ["open_microservice", "open_when_all_are_ready"]
 
 
 def open_when_all_are_ready(config: Config, slots: Slots, status: Status) -> None:

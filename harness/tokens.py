@@ -110,7 +110,9 @@ class Tokens:
         try:
             with open(self._path, "rb") as file:
                 content = file.read()
-            listed = [(entry.get("id"), str(entry["sha256"]).lower().encode()) for entry in json.loads(content)["tokens"]]
+            listed = [
+                (entry.get("id"), str(entry["sha256"]).lower().encode()) for entry in json.loads(content)["tokens"]
+            ]
         except FileNotFoundError:
             content, listed = b"", []
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -76,6 +76,8 @@ class Watchdog:
         if time.monotonic() - self._slots.started > self._config.start_timeout_s:
             states = {State(self._slots.worker(n).state) for n in range(1, self._slots.workers + 1)}
             doing = "loading the model" if State.LOADING in states else "warming the model up"
+            if states == {State.READY}:  # it is not the workers that are waited for
+                doing = "starting seldon-core's microservice"
             self._fail(f"{doing} took longer than {self._config.start_timeout_s:g} s (setting start_timeout_s)")
 
     def _fail(self, reason: str) -> None:
