@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import getpass
 import ipaddress
 import json
 import os
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from mlflow_domino.builder import Builder, Image, Log, not_pulled, refused, unpack
+from mlflow_domino.builder import Builder, Image, Log, moment, not_pulled, refused, unpack
 from mlflow_domino.errors import EnvironmentFailed, Failed, NotFound, Unavailable
 
 __all__ = ["Buildah"]
@@ -48,10 +49,15 @@ class Buildah(Builder):
     """Builds images with the program `buildah` on the PATH."""
 
     def check(self) -> str:
-        if shutil.which("buildah") is None:
-            raise Unavailable("The program buildah is not installed (apt install buildah, dnf install buildah).")
         said = self._said("version", "--json")
-        self._said("images", "--quiet")  # opens the store, which is what fails where it cannot work
+        with tempfile.TemporaryFile() as output:
+            warned = self._run([_program(), "images", "--quiet"], output)  # opens the store, where most go wrong
+        if "no subuid ranges found" in warned:
+            user = getpass.getuser()
+            raise Unavailable(
+                f"buildah cannot unpack images for {user}, who has no range of ids in /etc/subuid: `usermod "
+                f"--add-subuids 100000-165535 --add-subgids 100000-165535 {user}` gives one."
+            )
         return f"buildah {json.loads(said).get('version', '')}".strip()
 
     # ---- images ------------------------------------------------------------------------------------------------------
@@ -160,7 +166,7 @@ class Buildah(Builder):
             names or tuple(map(_short, filter(None, [document.get("FromImage")]))),
             tuple((config.get("rootfs") or {}).get("diff_ids") or ()),
             sum(int(layer.get("size", 0)) for layer in layers),
-            float(labels.get(_BUILT, 0)),
+            float(labels[_BUILT]) if _BUILT in labels else moment(str(config.get("created", ""))),
         )
 
     @contextlib.contextmanager
@@ -180,7 +186,8 @@ class Buildah(Builder):
     def _run(
         self, argv: Sequence[str], output: IO[bytes], variables: Mapping[str, str] | None = None,
         deadline_s: float = _RUN_S,
-    ) -> None:  # fmt: skip
+    ) -> str:  # fmt: skip
+        """Run a program; return what it said on its standard error."""
         try:
             finished = subprocess.run(
                 argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE, timeout=deadline_s,
@@ -188,12 +195,13 @@ class Buildah(Builder):
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise Failed(f"{argv[0]} {argv[1]} did not end within {deadline_s:g} s.") from error
+        told = finished.stderr.decode("utf-8", "replace")
         if finished.returncode:
-            tail = finished.stderr.decode("utf-8", "replace")
-            said = _essence(tail)
+            said = _essence(told)
             if any(word in said for word in _UNKNOWN):
                 raise NotFound(said)
-            raise Failed(said, log_tail="\n".join(tail.splitlines()[-_TAIL_LINES:]))
+            raise Failed(said, log_tail="\n".join(told.splitlines()[-_TAIL_LINES:]))
+        return told
 
     def _follow(self, arguments: Sequence[str], log: Log, what: str, given: IO[bytes] | None = None) -> None:
         from mlflow_domino.resolver import run  # here: most verbs build nothing, and start sooner without

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import datetime
 import os
 import posixpath
 import shutil
@@ -14,7 +15,7 @@ from typing import IO
 
 from mlflow_domino.errors import DominoError, EnvironmentFailed, Failed, Unavailable
 
-__all__ = ["Builder", "Image", "builder_of", "not_pulled", "refused", "split", "unpack"]
+__all__ = ["Builder", "Image", "builder_of", "moment", "not_pulled", "refused", "split", "unpack"]
 
 Log = Callable[[str], None]
 
@@ -171,6 +172,15 @@ def split(reference: str) -> tuple[str, str]:
     head, slash, last = reference.rpartition("/")
     name, _, tag = last.partition(":")
     return f"{head}{slash}{name}", tag or "latest"
+
+
+def moment(time: str) -> float:
+    """Return the epoch's seconds of a time as images have it, in UTC and with any number of digits; 0 of none."""
+    try:
+        found = datetime.datetime.strptime(time[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=datetime.timezone.utc)
+    except ValueError:
+        return 0.0
+    return max(0.0, found.timestamp())
 
 
 def refused(reference: str, said: str, *, login: str, log_tail: str = "") -> Failed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import io
 import json
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from mlflow_domino.builder import Builder, Image, Log, not_pulled, refused, split, unpack
+from mlflow_domino.builder import Builder, Image, Log, moment, not_pulled, refused, split, unpack
 from mlflow_domino.errors import EnvironmentFailed, Failed, NotFound, Unavailable, Unsupported
 
 __all__ = ["Engine"]
@@ -274,17 +273,8 @@ def _image(document: Mapping[str, Any]) -> Image:
         tuple(document.get("RepoTags") or ()),
         tuple((document.get("RootFS") or {}).get("Layers") or ()),
         int(document.get("Size") or 0),
-        _seconds(tagged),
+        moment(tagged),
     )
-
-
-def _seconds(time: str) -> float:
-    """Return the epoch's seconds of a time as Docker writes it, in UTC and with any number of digits; 0 of none."""
-    try:
-        moment = datetime.datetime.strptime(time[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=datetime.timezone.utc)
-    except ValueError:
-        return 0.0
-    return max(0.0, moment.timestamp())
 
 
 def _plain(error: BaseException) -> str:
