@@ -5,7 +5,9 @@
     {"admin": "/…/envoy/admin",                    Envoy's admin socket
      "management_token": "/…/management-token",    file of mode 0600
      "certificate": null | {"file": "/…", "chain": "/…", "key": "/…"},
-     "replicas": [{"endpoint_id": "…", "version": 3, "number": 0, "address": "/…/s/…", "token": "/…/gateway-token"}]}
+     "replicas": [{"endpoint_id": "…", "version": 3, "number": 0, "address": "/…/s/…", "token": "/…/gateway-token"}],
+     "queue": null | {"database": "/…/queue-url", "wake": "/…/s/dispatcher", …},
+     "asynchronous": [{"endpoint_id": "…", "tokens": "/…/tokens/tokens.json", "version": 3, "addresses": […], …}]}
 
 The application reads it at each request, so that a change needs no restart. It holds paths of secrets, and no secret.
 """
@@ -23,7 +25,9 @@ from mlflow_domino.gateway.routes import check_address
 from mlflow_domino.home import read_json, write_json, write_text
 from mlflow_domino.secret import new_token
 
-__all__ = ["Certificate", "Inventory", "Replica", "ensure_token", "read_inventory", "write_inventory"]
+__all__ = [
+    "AsyncEndpoint", "Certificate", "Inventory", "QueueAccess", "Replica", "ensure_token", "read_inventory", "write_inventory",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,66 @@ class Certificate:
 
 
 @dataclass(frozen=True)
+class QueueAccess:
+    """How the queue of asynchronous predictions is reached, and what of it the data plane sets.
+
+    Attributes
+    ----------
+    database : str
+        Path of a file of mode 0600 with the database's URL.
+    wake : str
+        Path of the dispatcher's datagram socket: an endpoint's id sent there tells that something was submitted.
+    max_request, max_result : int
+        Bytes.
+    private_webhooks : bool
+        Whether webhooks may go to private addresses, and without TLS.
+    """
+
+    database: str
+    wake: str
+    max_request: int = 10240
+    max_result: int = 10240
+    private_webhooks: bool = False
+
+
+@dataclass(frozen=True)
+class AsyncEndpoint:
+    """An asynchronous endpoint, and the replicas that predictions are sent to now.
+
+    Attributes
+    ----------
+    tokens, token : str
+        Paths of the file with the digests of callers' tokens, and of that with the gateway's own token.
+    stopped : bool
+        Whether its owner stopped it.
+    version : int or None
+        Number of the version behind `latest`, None while none runs.
+    addresses : tuple of str
+        Where its replicas take Seldon messages.
+    limit : int
+        Predictions that a replica runs at once.
+    """
+
+    endpoint_id: str
+    tokens: str
+    token: str
+    stopped: bool
+    version: int | None
+    addresses: tuple[str, ...]
+    limit: int
+    timeout_s: float
+    keep_s: float
+    max_attempts: int
+    max_queued: int
+
+    def __post_init__(self) -> None:
+        for address in self.addresses:
+            check_address(address)
+        if not re.fullmatch(r"[0-9a-f]{24}", self.endpoint_id):
+            raise InvalidInput(f"{self.endpoint_id!r} is no endpoint's id.")
+
+
+@dataclass(frozen=True)
 class Inventory:
     """What runs behind a gateway, and where its secrets are."""
 
@@ -77,6 +141,8 @@ class Inventory:
     management_token: str
     replicas: tuple[Replica, ...] = ()
     certificate: Certificate | None = None
+    queue: QueueAccess | None = None
+    asynchronous: tuple[AsyncEndpoint, ...] = ()
 
 
 def write_inventory(path: Path, inventory: Inventory) -> None:
@@ -96,12 +162,17 @@ def read_inventory(path: Path) -> Inventory:
         document: Mapping[str, Any] | None = read_json(path)
         if document is None:
             raise ValueError("there is no such file")
-        certificate = document["certificate"]
+        certificate, queue = document["certificate"], document.get("queue")
         return Inventory(
             admin=document["admin"],
             management_token=document["management_token"],
             replicas=tuple(Replica(**one) for one in document["replicas"]),
             certificate=Certificate(**certificate) if certificate else None,
+            queue=QueueAccess(**queue) if queue else None,
+            asynchronous=tuple(
+                AsyncEndpoint(**{**one, "addresses": tuple(one["addresses"])})
+                for one in document.get("asynchronous", ())
+            ),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GatewayFailed(f"{path} cannot be read: {error}") from error

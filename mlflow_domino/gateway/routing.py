@@ -1,13 +1,14 @@
-"""The route table as a pure function of the records."""
+"""The route table, and where asynchronous predictions go, as pure functions of the records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from mlflow_domino.gateway.inventory import AsyncEndpoint
 from mlflow_domino.gateway.routes import Cluster, Route, RouteTable, is_path
 from mlflow_domino.models import Endpoint, Status, Target, Version, World
 
-__all__ = ["route_table"]
+__all__ = ["async_endpoints", "route_table"]
 
 
 def route_table(
@@ -70,3 +71,54 @@ def _route(endpoint: Endpoint, label: str, version: Version | None, clusters: Ma
         return Route(endpoint.id, label, None, reason=reason)
     settings = version.settings
     return Route(endpoint.id, label, version.id, timeout_s=settings.request_timeout_s, max_body=settings.max_body)
+
+
+def async_endpoints(
+    world: World,
+    addresses: Callable[[Version], tuple[str, ...]],
+    *,
+    tokens: Callable[[str], str],
+    token: Callable[[str], str],
+) -> tuple[AsyncEndpoint, ...]:
+    """Return where predictions of each asynchronous endpoint are sent: to its `latest` version only.
+
+    Parameters
+    ----------
+    addresses : callable
+        Where a version's replicas take Seldon messages; none where no replica can be reached.
+    tokens, token : callable
+        Give, for an endpoint's id, the paths of the digests of its tokens and of the gateway's own token.
+    """
+    running = {v.id: v for v in world.versions if v.target is Target.RUNNING and v.replicas > 0}
+    return tuple(
+        _async_endpoint(
+            endpoint, running.get(endpoint.latest or ""), addresses, tokens(endpoint.id), token(endpoint.id)
+        )
+        for endpoint in sorted(world.endpoints, key=lambda e: e.id)
+        if endpoint.settings.is_async
+    )
+
+
+def _async_endpoint(
+    endpoint: Endpoint,
+    version: Version | None,
+    addresses: Callable[[Version], tuple[str, ...]],
+    tokens: str,
+    token: str,
+) -> AsyncEndpoint:
+    stopped = endpoint.target is Target.STOPPED
+    current = None if stopped else version
+    settings = endpoint.settings if version is None else version.settings
+    return AsyncEndpoint(
+        endpoint.id,
+        tokens,
+        token,
+        stopped=stopped,
+        version=current.number if current else None,
+        addresses=addresses(current) if current else (),
+        limit=settings.workers * settings.threads,
+        timeout_s=settings.async_timeout_s,
+        keep_s=settings.async_keep_s,
+        max_attempts=settings.async_max_attempts,
+        max_queued=settings.async_max_queued,
+    )

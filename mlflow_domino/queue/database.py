@@ -1,0 +1,235 @@
+"""Transactions on the queue's database: SQLite on a disk of this machine, or PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sa
+
+from mlflow_domino.errors import DominoError, Unavailable, Unsupported
+from mlflow_domino.queue.schema import SCHEMA_VERSION, meta, metadata
+
+__all__ = ["MIGRATIONS", "Database", "sqlite_url"]
+
+T = TypeVar("T")
+Work = Callable[[sa.Connection], T]
+
+#: How to bring tables of version N to N + 1.
+MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {}
+_PATIENCE_S = 10
+_READERS = 16
+#: Transactions that are joined into one at most; each waits for all of them.
+_JOINED = 64
+_POSTGRESQL = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15000,
+    "application_name": "mlflow-domino",
+    "options": "-c statement_timeout=30000 -c idle_in_transaction_session_timeout=60000",
+}
+#: Of PostgreSQL's advisory lock under which tables are made.
+_MAKING = 0x646F6D696E6F
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of a database in a file."""
+    return sa.URL.create("sqlite", database=str(path)).render_as_string()
+
+
+class Database:
+    """Reads and writes of one queue, by any number of threads and processes.
+
+    Parameters
+    ----------
+    url : str
+        ``sqlite:////path/of/a/file`` or ``postgresql://user:password@host/database``.
+
+    Raises
+    ------
+    Unavailable
+        It does not answer, or is full.
+    Unsupported
+        A newer release wrote it, or the driver of PostgreSQL is missing.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = sa.make_url(url)
+        self.sqlite = parsed.get_backend_name() == "sqlite"
+        if self.sqlite:
+            path = Path(str(parsed.database))
+            self._lock = _FileLock(path.with_name(f"{path.name}-lock"))
+            self._writer = _sqlite(parsed, "BEGIN IMMEDIATE", pool_size=1)
+            self._reader = _sqlite(parsed, "BEGIN", pool_size=_READERS)
+        else:
+            self._writer = self._reader = _postgresql(parsed)
+        self._leading = threading.Lock()
+        self._waiting: list[_Job[Any]] = []
+        try:
+            self.write(self._make)
+        except BaseException:
+            self.close()
+            raise
+        if self.sqlite:
+            path.chmod(0o600)
+
+    def close(self) -> None:
+        self._writer.dispose()
+        self._reader.dispose()
+        if self.sqlite:
+            self._lock.close()
+
+    def read(self, work: Work[T]) -> T:
+        """Return what `work` finds, in one transaction."""
+        with _reported(), self._reader.connect() as connection:
+            return work(connection)
+
+    def write(self, work: Work[T]) -> T:
+        """Do `work` in one transaction, and return when it is on disk.
+
+        Raises
+        ------
+        Unavailable
+            Nothing was written. (When a connection breaks just then, it may have been, as with any database.)
+        """
+        if not self.sqlite:
+            with _reported(), self._writer.begin() as connection:
+                return work(connection)
+        job = _Job(work)
+        self._waiting.append(job)
+        # An fsync is what a transaction costs: whoever gets here first takes with it what waits meanwhile.
+        with self._leading:
+            while not job.done:
+                self._lead()
+        return job.outcome()
+
+    def _lead(self) -> None:
+        jobs = self._waiting[:_JOINED]
+        del self._waiting[: len(jobs)]
+        try:
+            # The kernel hands a lock on at once; SQLite itself would look again after a pause.
+            with _reported(), self._lock, self._writer.begin() as connection:
+                for job in jobs:
+                    job.run(connection)
+        except BaseException as error:
+            for job in jobs:
+                job.fail(error)
+            if not isinstance(error, Exception):
+                raise
+
+    def _make(self, connection: sa.Connection) -> None:
+        if not self.sqlite:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING)))
+        metadata.create_all(connection)
+        found = connection.scalar(sa.select(meta.c.value).where(meta.c.key == "schema_version"))
+        if found is None:
+            connection.execute(meta.insert().values(key="schema_version", value=str(SCHEMA_VERSION)))
+            return
+        if int(found) > SCHEMA_VERSION:
+            raise Unsupported(
+                f"The queue of predictions was written by a newer release of mlflow-domino (tables {found}, this "
+                f"release knows {SCHEMA_VERSION}); upgrade mlflow-domino."
+            )
+        for step in range(int(found), SCHEMA_VERSION):
+            MIGRATIONS[step](connection)
+        connection.execute(meta.update().where(meta.c.key == "schema_version").values(value=str(SCHEMA_VERSION)))
+
+
+class _Job(Generic[T]):
+    """One caller's transaction, which another may commit."""
+
+    def __init__(self, work: Work[T]) -> None:
+        self._work = work
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self.done = False
+
+    def run(self, connection: sa.Connection) -> None:
+        try:
+            self._result = self._work(connection)
+        except DominoError as error:  # a refusal of this one, which has written nothing
+            self._error = error
+        self.done = True
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        self.done = True
+
+    def outcome(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return self._result  # type: ignore[return-value]  # what `work` returned, None included
+
+
+class _FileLock:
+    """A lock among processes that the kernel releases when its holder ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def __enter__(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _sqlite(url: sa.URL, begin: str, *, pool_size: int) -> sa.Engine:
+    engine = sa.create_engine(
+        url,
+        poolclass=sa.QueuePool,
+        pool_size=pool_size,
+        max_overflow=0,
+        connect_args={"check_same_thread": False, "timeout": _PATIENCE_S},
+    )
+
+    def connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say, not where the driver thinks
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-8192"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    def begun(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    sa.event.listen(engine, "connect", connected)
+    sa.event.listen(engine, "begin", begun)
+    return engine
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    try:
+        import psycopg  # noqa: F401 - an extra: most installations have no PostgreSQL
+    except ImportError:
+        raise Unsupported("A queue in PostgreSQL needs its driver: pip install 'mlflow-domino[postgresql]'.") from None
+    named = {key: value for key, value in _POSTGRESQL.items() if key not in url.query}
+    return sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_size=_READERS,
+        max_overflow=0,
+        pool_timeout=_PATIENCE_S,
+        pool_pre_ping=True,
+        connect_args=named,
+    )
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    """Say in our words that the database failed."""
+    try:
+        yield
+    except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
+        raise Unavailable(f"The queue of predictions cannot be used: {reason[0]}.") from error

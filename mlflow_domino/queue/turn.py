@@ -1,0 +1,266 @@
+"""What dispatchers do with the queue: lease, heartbeat, store answers, run again, tidy up."""
+
+from __future__ import annotations
+
+import collections
+import json
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+
+from mlflow_domino.queue.prediction import FINISHED, Attempt, Lease, Outcome, State
+from mlflow_domino.queue.rows import attempts_from, attempts_to, count
+from mlflow_domino.queue.schema import deliveries, keys, predictions
+
+__all__ = ["BUCKETS_S", "LEASE_S", "Turn"]
+
+#: A lease whose heartbeats stay away for so long is another dispatcher's to take.
+LEASE_S = 30.0
+#: Of the histograms of waiting and running, in seconds; the last one has no end.
+BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, float("inf"))
+_BITE = 500
+_FIRST_PAUSE_MS = 1000
+_LONGEST_PAUSE_MS = 60_000
+#: Leases that ended with their dispatchers are no strikes; but what takes dispatchers along must end, too.
+_LOST_LEASES = 100
+
+_columns = predictions.c
+
+
+class Turn:
+    """What a dispatcher does in one transaction.
+
+    Parameters
+    ----------
+    connection : Connection
+    owner : str
+        Name of the dispatcher, its own in each life.
+    at_ms : int
+        The time now.
+    """
+
+    def __init__(self, connection: sa.Connection, owner: str, at_ms: int) -> None:
+        self._connection = connection
+        self._owner = owner
+        self._at_ms = at_ms
+        self._tally: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._locks = connection.dialect.name != "sqlite"  # in SQLite a transaction has the whole database
+
+    def end(self) -> None:
+        """Write the counters; the last thing in a transaction."""
+        count(self._connection, self._tally)
+
+    # ---- leases --------------------------------------------------------------------------------------------------
+
+    def take(self, endpoint_id: str, wanted: int, *, capacity: int, version: int, keep_ms: int) -> list[Lease]:
+        """Lease predictions, the most urgent and oldest first.
+
+        Parameters
+        ----------
+        wanted : int
+            At most so many.
+        capacity : int
+            What all dispatchers together may have leased of the endpoint.
+        version : int
+            Number of the version that is to run them.
+        keep_ms : int
+            How long those are kept that are found to be too late.
+        """
+        if self._locks:
+            # Of all dispatchers one at a time counts what runs.
+            self._connection.execute(sa.select(sa.func.pg_advisory_xact_lock(int(endpoint_id[:15], 16))))
+            mine = (_columns.endpoint_id == endpoint_id) & (_columns.state == int(State.RUNNING))
+            running = self._connection.scalar(sa.select(sa.func.count()).where(mine)) or 0
+            wanted = min(wanted, capacity - running)
+        taken: list[Lease] = []
+        while len(taken) < wanted:
+            found = self._next(endpoint_id, wanted - len(taken))
+            late = [row for row in found if row.due_ms <= self._at_ms]
+            for row in late:
+                self._expire(row.id, endpoint_id, keep_ms)
+            leases = [_lease(endpoint_id, row) for row in found if row.due_ms > self._at_ms]
+            self._lease([lease.id for lease in leases], version)
+            taken += leases
+            if not late:
+                break
+        return taken
+
+    def _next(self, endpoint_id: str, limit: int) -> Sequence[sa.Row[tuple[object, ...]]]:
+        names = ("id", "fence", "request", "submitted_ms", "deadline_ms", "due_ms", "strikes", "webhook")
+        query = (
+            sa.select(*(_columns[name] for name in names))
+            .where(_columns.endpoint_id == endpoint_id, _columns.state == int(State.QUEUED))
+            .order_by(_columns.priority, _columns.id)
+            .limit(limit)
+        )
+        return self._connection.execute(query.with_for_update(skip_locked=True) if self._locks else query).all()
+
+    def _lease(self, ids: Sequence[str], version: int) -> None:
+        if ids:
+            values = {
+                "state": int(State.RUNNING), "fence": _columns.fence + 1, "owner": self._owner, "version": version,
+                "started_ms": self._at_ms, "due_ms": self._at_ms,
+            }  # fmt: skip
+            self._connection.execute(predictions.update().where(_columns.id.in_(ids)).values(**values))
+
+    def renew(self) -> dict[str, tuple[int, bool]]:
+        """Show that this dispatcher lives, and return its leases: fence, and whether a caller wants it stopped."""
+        mine = (_columns.state == int(State.RUNNING)) & (_columns.owner == self._owner)
+        later = sa.case((_columns.due_ms < self._at_ms, self._at_ms), else_=_columns.due_ms + 1)
+        self._connection.execute(predictions.update().where(mine).values(due_ms=later))
+        rows = self._connection.execute(sa.select(_columns.id, _columns.fence, _columns.cancel).where(mine))
+        return {row.id: (row.fence, bool(row.cancel)) for row in rows}
+
+    def others(self) -> dict[str, tuple[int, int]]:
+        """Return what others have leased: fence, and the number that changes while they live."""
+        theirs = (_columns.state == int(State.RUNNING)) & (_columns.owner != self._owner)
+        rows = self._connection.execute(sa.select(_columns.id, _columns.fence, _columns.due_ms).where(theirs))
+        return {row.id: (row.fence, row.due_ms) for row in rows}
+
+    # ---- answers -------------------------------------------------------------------------------------------------
+
+    def finish(self, lease: Lease, outcome: Outcome, *, keep_ms: int, ran_ms: int | None = None) -> bool:
+        """Store how a prediction ended; false where the lease is no longer valid, and nothing changed."""
+        values = {
+            "state": int(outcome.state), "result": outcome.result, "finished_ms": self._at_ms, "owner": None,
+            "due_ms": self._at_ms + keep_ms, "errors": json.dumps(outcome.errors, ensure_ascii=False) if outcome.errors else None,
+        }  # fmt: skip
+        if not self._change(lease.id, lease.fence, values):
+            self._tally[lease.endpoint_id, "fenced"] += 1
+            return False
+        self._tally[lease.endpoint_id, outcome.state.name.lower()] += 1
+        if ran_ms is not None:
+            self._observe(lease.endpoint_id, "ran", ran_ms)
+            self._observe(lease.endpoint_id, "waited", self._at_ms - ran_ms - lease.submitted_ms)
+        if lease.webhook:
+            self._tell([lease.id])
+        return True
+
+    def release(self, lease: Lease) -> None:
+        """Give back what was leased and not sent to any replica."""
+        self._change(lease.id, lease.fence, {"state": int(State.QUEUED), "owner": None, "due_ms": lease.deadline_ms})
+
+    def lose(self, lease: Lease, attempt: Attempt, *, most: int, keep_ms: int, strike: bool = True) -> State | None:
+        """Queue a prediction again whose run came to nothing, or fail it where that was the last attempt.
+
+        Parameters
+        ----------
+        most : int
+            Attempts at most.
+        strike : bool
+            Whether this one counts: the replica was lost, rather than taken away.
+        """
+        query = sa.select(_columns.strikes, _columns.attempts).where(_columns.id == lease.id)
+        row = self._connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        strikes = row.strikes + strike
+        attempts = attempts_to([*attempts_from(row.attempts), attempt][-most - 20 :])
+        if strikes >= most or lease.fence >= most + _LOST_LEASES:
+            reason = f"no answer came in {strikes or lease.fence} attempts; the last one: {attempt.reason}"
+            values = self._failed([reason], keep_ms) | {"attempts": attempts, "strikes": strikes}
+            state = State.FAILED
+        else:
+            pause = min(_FIRST_PAUSE_MS << max(0, strikes - 1), _LONGEST_PAUSE_MS) if strike else 0
+            values = {"attempts": attempts, "strikes": strikes, "owner": None, "due_ms": self._at_ms + pause}
+            state = State.DELAYED
+        if not self._change(lease.id, lease.fence, values | {"state": int(state)}):
+            return None
+        self._tally[lease.endpoint_id, "failed" if state is State.FAILED else "retried"] += 1
+        if state is State.FAILED and lease.webhook:
+            self._tell([lease.id])
+        return state
+
+    def abandon(self, prediction_id: str, fence: int) -> str | None:
+        """Queue again what a dispatcher had leased that is gone; return the endpoint's id."""
+        query = sa.select(
+            _columns.endpoint_id, _columns.version, _columns.started_ms, _columns.attempts, _columns.deadline_ms
+        )
+        row = self._connection.execute(query.where(_columns.id == prediction_id)).one_or_none()
+        if row is None:
+            return None
+        attempt = Attempt(fence, row.version, row.started_ms, self._at_ms, "its dispatcher was lost")
+        attempts = attempts_to([*attempts_from(row.attempts), attempt][-_LOST_LEASES:])
+        values = {"state": int(State.QUEUED), "owner": None, "due_ms": row.deadline_ms, "attempts": attempts}
+        if not self._change(prediction_id, fence, values):
+            return None
+        self._tally[row.endpoint_id, "retried"] += 1
+        return str(row.endpoint_id)
+
+    def _change(self, prediction_id: str, fence: int, values: Mapping[str, object]) -> bool:
+        """Change a running prediction; false where the fence has moved on."""
+        same = (_columns.id == prediction_id) & (_columns.fence == fence) & (_columns.state == int(State.RUNNING))
+        return self._connection.execute(predictions.update().where(same).values(**values)).rowcount == 1
+
+    def _failed(self, errors: Sequence[str], keep_ms: int) -> dict[str, object]:
+        return {
+            "state": int(State.FAILED), "finished_ms": self._at_ms, "owner": None, "due_ms": self._at_ms + keep_ms,
+            "errors": json.dumps(errors, ensure_ascii=False),
+        }  # fmt: skip
+
+    # ---- tidying up ----------------------------------------------------------------------------------------------
+
+    def wake(self) -> set[str]:
+        """Queue those again whose pause is over; return their endpoints."""
+        # A pause that is longer than any was made by another clock.
+        over = (_columns.due_ms <= self._at_ms) | (_columns.due_ms > self._at_ms + 2 * _LONGEST_PAUSE_MS)
+        query = (
+            sa.select(_columns.id, _columns.endpoint_id).where(_columns.state == int(State.DELAYED), over).limit(_BITE)
+        )
+        rows = self._connection.execute(query).all()
+        if rows:
+            again = _columns.id.in_([row.id for row in rows]) & (_columns.state == int(State.DELAYED))
+            values = {"state": int(State.QUEUED), "due_ms": _columns.deadline_ms}
+            self._connection.execute(predictions.update().where(again).values(**values))
+        return {str(row.endpoint_id) for row in rows}
+
+    def expire(self, keep_ms: dict[str, int], default_keep_ms: int) -> int:
+        """Fail what has waited for longer than its caller, or the endpoint, lets it; return how many."""
+        late = (_columns.state == int(State.QUEUED)) & (_columns.due_ms <= self._at_ms)
+        rows = self._connection.execute(sa.select(_columns.id, _columns.endpoint_id).where(late).limit(_BITE)).all()
+        for row in rows:
+            self._expire(row.id, row.endpoint_id, keep_ms.get(row.endpoint_id, default_keep_ms))
+        return len(rows)
+
+    def _expire(self, prediction_id: str, endpoint_id: str, keep_ms: int) -> None:
+        queued = (_columns.id == prediction_id) & (_columns.state == int(State.QUEUED))
+        values = self._failed(["it had not begun by its deadline"], keep_ms)
+        if self._connection.execute(predictions.update().where(queued).values(**values)).rowcount == 1:
+            self._tally[endpoint_id, "expired"] += 1
+            self._tell([prediction_id])
+
+    def remove(self) -> int:
+        """Remove what has been kept for long enough, a bite of it; return how many."""
+        removed = 0
+        for state in FINISHED:
+            old = (_columns.state == int(state)) & (_columns.due_ms <= self._at_ms)
+            ids = list(self._connection.scalars(sa.select(_columns.id).where(old).limit(_BITE)))
+            if ids:
+                for table in (keys, deliveries):
+                    self._connection.execute(table.delete().where(table.c.prediction_id.in_(ids)))
+                self._connection.execute(predictions.delete().where(_columns.id.in_(ids), old))
+                removed += len(ids)
+        return removed
+
+    def _tell(self, ids: Sequence[str]) -> None:
+        """Have the webhooks of predictions called."""
+        values = {"state": "pending", "due_ms": self._at_ms, "changed_ms": self._at_ms}
+        self._connection.execute(deliveries.update().where(deliveries.c.prediction_id.in_(ids)).values(**values))
+
+    def _observe(self, endpoint_id: str, name: str, ms: int) -> None:
+        bucket = next(n for n, limit in enumerate(BUCKETS_S) if ms <= limit * 1000)
+        self._tally[endpoint_id, f"{name}:{bucket}"] += 1
+        self._tally[endpoint_id, f"{name}_ms"] += max(0, ms)
+
+
+def _lease(endpoint_id: str, row: sa.Row[tuple[object, ...]]) -> Lease:
+    return Lease(
+        row.id,
+        endpoint_id,
+        row.fence + 1,
+        row.request,
+        row.submitted_ms,
+        row.deadline_ms,
+        row.strikes,
+        bool(row.webhook),
+    )
