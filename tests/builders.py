@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
+import json
 import os
 import re
 import subprocess
@@ -220,6 +222,28 @@ class BuilderContract:
         assert PASSWORD not in "\n".join(made.said)
         with pytest.raises(DominoError, match="refuses"):  # it was not kept
             builder.push(reference, made.said.append)
+
+    def test_what_docker_login_wrote_down_counts(
+        self,
+        builder: Builder,
+        made: Made,
+        small: str,
+        closed_registry: Registry,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        words = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        (tmp_path / "config.json").write_text(json.dumps({"auths": {closed_registry.host: {"auth": words}}}))
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+        fresh = type(builder)()
+        reference = made.named(f"{closed_registry.host}/team/known:1")
+        fresh.tag(small, reference)
+        assert fresh.push(reference, made.said.append)
+        fresh.remove_image(reference)
+        assert fresh.pull(reference, made.said.append)
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "nothing"))
+        with pytest.raises(EnvironmentFailed, match="team/other:1 .*cannot be pulled.*login"):
+            type(builder)().pull(f"{closed_registry.host}/team/other:1", made.said.append)
 
 
 @contextlib.contextmanager
