@@ -19,8 +19,8 @@ class Admin:
     def __init__(self, socket: Path) -> None:
         self._socket = str(socket)
 
-    def get(self, target: str) -> bytes:
-        """Return the body of an answer.
+    def get(self, target: str, *, method: str = "GET") -> bytes:
+        """Return the body of an answer; with POST, have Envoy do something.
 
         Raises
         ------
@@ -28,7 +28,7 @@ class Admin:
             Envoy does not answer, or not with 200.
         """
         try:
-            status, body = fetch(self._socket, target)
+            status, body = fetch(self._socket, target, method=method)
         except OSError as error:
             raise GatewayFailed(f"Envoy's admin interface does not answer: {error}.") from error
         if status != 200:

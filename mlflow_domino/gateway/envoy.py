@@ -75,7 +75,7 @@ def discovery(version: str, resources: Iterable[Mapping[str, Any]]) -> dict[str,
 
 def bootstrap(entry: Entry) -> dict[str, Any]:
     """Return what Envoy is started with: its admin interface, on a Unix socket only, and where the rest is read."""
-    admin_paths = ("/ready", "/stats", "/listeners", "/clusters", "/server_info")
+    admin_paths = ("/ready", "/stats", "/listeners", "/clusters", "/server_info", "/healthcheck/fail")
     return {
         "node": {"id": "gateway", "cluster": "mlflow-domino"},
         "admin": {

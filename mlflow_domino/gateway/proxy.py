@@ -181,6 +181,28 @@ class Envoy:
         pattern = rf"^cluster\.{re.escape(cluster)}\.upstream_rq_(active|pending_active)$"
         return sum(int(value) for value in self.admin.statistics(pattern).values())
 
+    def load(self) -> tuple[int, int]:
+        """Return how many requests Envoy has in hand, and how many connections callers have to it.
+
+        Raises
+        ------
+        GatewayFailed
+            Envoy does not answer.
+        """
+        found = self.admin.statistics(r"^http\.gateway\.downstream_(rq|cx)_active$")
+        requests, connections = (int(found.get(f"http.gateway.downstream_{kind}_active", 0)) for kind in ("rq", "cx"))
+        return requests, connections
+
+    def dismiss(self) -> None:
+        """Have Envoy close each caller's connection with its next answer, so that callers connect elsewhere.
+
+        Raises
+        ------
+        GatewayFailed
+            Envoy does not answer.
+        """
+        self.admin.get("/healthcheck/fail", method="POST")
+
     def ready(self) -> bool:
         """Whether Envoy listens, with routes that it has accepted."""
         with contextlib.suppress(GatewayFailed):
