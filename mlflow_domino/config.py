@@ -202,7 +202,14 @@ def parse(
             values[key] = _parse_one(key, value)
         else:
             raise InvalidInput(_unknown(key))
-    return dataclasses.replace(base or Settings(), **values), secrets
+    return _fit_together(dataclasses.replace(base or Settings(), **values)), secrets
+
+
+def _fit_together(settings: Settings) -> Settings:
+    if settings.is_async and settings.volumes:
+        named = ", ".join(volume.name for volume in settings.volumes)
+        raise InvalidInput(f"volumes: an asynchronous endpoint mounts none ({named}); leave out volumes or is_async.")
+    return settings
 
 
 def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mlflow_domino.config import Settings
 from mlflow_domino.data_planes.assembly import working_folder
 from mlflow_domino.data_planes.machine import harness_settings
 from mlflow_domino.data_planes.tier import Tier
+from mlflow_domino.dialect import Manifest
 from mlflow_domino.errors import InvalidInput
 from mlflow_domino.image import ENVIRONMENT, UID
 from mlflow_domino.labels import (
@@ -35,11 +36,13 @@ from mlflow_domino.models import Endpoint, Version
 __all__ = [
     "MODEL_PORT",
     "PROBE_PORT",
+    "SELDON_PORT",
     "Manifest",
     "Place",
     "container_security",
     "disruption_budget",
     "grace_s",
+    "image_name",
     "model_manifests",
     "pod_security",
     "sealed",
@@ -48,11 +51,11 @@ __all__ = [
     "variables_manifest",
 ]
 
-Manifest = dict[str, Any]
-
 MODEL_PORT = 8080
 #: Answers for the replica's health beside the workers, which may all be busy.
 PROBE_PORT = 8081
+#: Of an asynchronous version's microservice.
+SELDON_PORT = 9000
 _CONTAINER = "model"
 _CONFIG, _TOKENS, _REPLICA = "/run/domino/config", "/run/domino/tokens", "/run/domino/replica"
 _LAST_WORDS = "/dev/termination-log"
@@ -110,13 +113,11 @@ def model_manifests(
     InvalidInput
         When a name is none that Kubernetes takes.
     """
-    if not _IMAGE.fullmatch(image):
-        raise InvalidInput(f"{image!r} is no image's name.")
     named = {"namespace": place.namespace, "name": model_name(version.id)}
     own = labels("model", endpoint=endpoint.id, version=version.id)
     meta = {**named, "labels": own, "annotations": {ENDPOINT_NAME: endpoint.name}}
     config = _config_map(meta, endpoint, version, tier)
-    pod = _pod(place, version, image, tier, sorted(variables))
+    pod = _pod(place, version, image_name(image), tier, sorted(variables))
     annotations = {ENDPOINT_NAME: endpoint.name, CONFIGURATION: digest(config["data"])}
     template = {"metadata": {"labels": own, "annotations": annotations}, "spec": pod}
     objects = [config, _service(meta, version), _deployment(meta, version, template)]
@@ -147,8 +148,22 @@ def variables_manifest(place: Place, endpoint: Endpoint, version: Version, varia
 
 def grace_s(settings: Settings, tier: Tier) -> int:
     """Return how long a pod gets to end: the route moves, then its requests finish; on Spot machines the notice at most."""
-    wanted = _MOVE_S + math.ceil(settings.request_timeout_s) + _SLACK_S
+    longest_s = settings.async_timeout_s if settings.is_async else settings.request_timeout_s
+    wanted = _MOVE_S + math.ceil(longest_s) + _SLACK_S
     return min(wanted, tier.spot_notice_s) if tier.spot else wanted
+
+
+def image_name(name: str) -> str:
+    """Return an image's name, once it is seen to be one.
+
+    Raises
+    ------
+    InvalidInput
+        When it is none.
+    """
+    if not _IMAGE.fullmatch(name):
+        raise InvalidInput(f"{name[:100]!r} is no image's name.")
+    return name
 
 
 def sealed(manifest: Manifest) -> Manifest:
@@ -175,6 +190,7 @@ def pod_security() -> Manifest:
         "runAsNonRoot": True,
         "runAsUser": UID,
         "runAsGroup": UID,
+        "fsGroup": UID,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
 
@@ -218,15 +234,14 @@ def _config_map(meta: Manifest, endpoint: Endpoint, version: Version, tier: Tier
 
 def _service(meta: Manifest, version: Version) -> Manifest:
     # Headless: gateways reach pods by their own addresses, and every version takes no address of the cluster's.
-    spec = {"clusterIP": "None", "selector": {VERSION: version.id}, "ports": _ports("targetPort")}
+    ports = [{"name": n, "port": p, "targetPort": n, "protocol": "TCP"} for n, p in _ports(version.settings).items()]
+    spec = {"clusterIP": "None", "selector": {VERSION: version.id}, "ports": ports}
     return {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec}
 
 
-def _ports(target: str) -> list[Manifest]:
-    if target == "targetPort":
-        return [{"name": "http", "port": MODEL_PORT, "targetPort": "http", "protocol": "TCP"}]
-    ports = {"http": MODEL_PORT, "probe": PROBE_PORT}
-    return [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
+def _ports(settings: Settings) -> dict[str, int]:
+    """Return the ports that requests come to, by name."""
+    return {"http": MODEL_PORT, "seldon": SELDON_PORT} if settings.is_async else {"http": MODEL_PORT}
 
 
 def _deployment(meta: Manifest, version: Version, template: Manifest) -> Manifest:
@@ -270,11 +285,13 @@ def _pod(place: Place, version: Version, image: str, tier: Tier, variables: Sequ
 
 def _container(version: Version, image: str, tier: Tier, variables: Sequence[str]) -> Manifest:
     settings = version.settings
+    ports = {**_ports(settings), "probe": PROBE_PORT}
     environment = {
         "DOMINO_HARNESS_CONFIG": f"{_CONFIG}/harness.json",
         "DOMINO_PORT": str(MODEL_PORT),
         "DOMINO_PROBE_PORT": str(PROBE_PORT),
         "DOMINO_REPLICA_DIR": _REPLICA,
+        "DOMINO_SELDON_PORT": str(SELDON_PORT),
         "DOMINO_TERMINATION_LOG": _LAST_WORDS,
         "DOMINO_VARIABLES": ",".join(variables),
     }
@@ -282,7 +299,7 @@ def _container(version: Version, image: str, tier: Tier, variables: Sequence[str
         "name": _CONTAINER,
         "image": image,
         "imagePullPolicy": "IfNotPresent",  # an image of ours never changes under its name
-        "ports": _ports("containerPort"),
+        "ports": [{"name": n, "containerPort": p, "protocol": "TCP"} for n, p in ports.items()],
         "env": [{"name": name, "value": value} for name, value in environment.items()],
         "resources": _resources(tier),
         "securityContext": container_security(read_only=_read_only(version)),
@@ -348,7 +365,8 @@ def _read_only(version: Version) -> bool:
 
 
 def _volumes(version: Version) -> list[Manifest]:
-    tokens = {"secretName": tokens_name(version.endpoint_id), "items": [{"key": "tokens.json", "path": "tokens.json"}]}
+    items = [{"key": "tokens.json", "path": "tokens.json"}]
+    tokens = {"secretName": tokens_name(version.endpoint_id), "items": items, "defaultMode": 0o440}
     return [
         {"name": "domino-config", "configMap": {"name": model_name(version.id)}},
         {"name": "domino-tokens", "secret": tokens},

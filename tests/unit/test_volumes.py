@@ -72,3 +72,8 @@ def test_a_wrong_volume_is_refused_by_name(value: Any, message: str) -> None:
 def test_volumes_survive_in_records() -> None:
     settings = Settings(volumes=(DATA, Volume("out", "/out", "/srv/out", read_only=False)))
     assert settings_from_json(settings_to_json(settings)) == settings
+
+
+def test_an_asynchronous_endpoint_mounts_nothing() -> None:
+    with pytest.raises(InvalidInput, match=r"an asynchronous endpoint mounts none \(data\)"):
+        parse({"is_async": True}, base=Settings(volumes=(DATA,)))
