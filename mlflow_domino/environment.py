@@ -34,8 +34,8 @@ from mlflow_domino.home import Home, read_json, write_json
 from mlflow_domino.indexes import Indexes
 from mlflow_domino.interpreter import Interpreter, find
 from mlflow_domino.lean import fitness_key, misfit
-from mlflow_domino.lock import Recipe, environment_hash, lean_lock, python_of, whole_lock
-from mlflow_domino.requirements import MODEL_FOLDER, ModelFacts, Requirements, listed, of_model, read_facts
+from mlflow_domino.lock import HARNESS, SELDON, Recipe, environment_hash, lean_lock, python_of, whole_lock
+from mlflow_domino.requirements import MODEL_FOLDER, ModelFacts, Requirement, Requirements, listed, of_model, read_facts
 from mlflow_domino.resolver import Log, Uv
 
 __all__ = ["Built", "Environments", "Fit", "Stored", "python_wanted"]
@@ -166,6 +166,7 @@ class Environments:
             recipe = Recipe.of(
                 asked, facts, interpreter,
                 indexes=indexes.key(), install_harness=settings.install_harness_packages, given=given,
+                needs=_needs(settings),
             )  # fmt: skip
             lock, more = self._settled(recipe, uv, model, facts, settings, secrets)
             notes = (*notes, *asked.notes, *more)
@@ -391,6 +392,11 @@ def _sweep() -> None:
 
 def _joined(first: Requirements, second: Requirements) -> Requirements:
     return replace(first, items=(*first.items, *second.items))
+
+
+def _needs(settings: Settings) -> tuple[Requirement, ...]:
+    # What we may not add to must have seldon-core itself; else that gets an environment of its own.
+    return (*HARNESS, SELDON) if settings.is_async and not settings.install_harness_packages else HARNESS
 
 
 def python_wanted(model: Path | None, settings: Settings) -> str:

@@ -10,13 +10,13 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_domino.errors import EnvironmentFailed
 
-__all__ = ["Interpreter", "Search", "find", "installed"]
+__all__ = ["Interpreter", "Search", "find", "first_there", "installed"]
 
 #: The harness runs on this and later ones.
 _FLOOR = (3, 8)
@@ -183,6 +183,12 @@ def installed(search: Search | None = None) -> list[str]:
     search = search or Search.here()
     found = (_first(search, f"3.{number}", f"3.{number}") for number in range(_FLOOR[1], 31))
     return [interpreter.version for interpreter in found if interpreter]
+
+
+def first_there(minors: Sequence[str], search: Search | None = None) -> str:
+    """Return the first of some versions such as ``3.12`` that is on this machine; empty where none is."""
+    search = search or Search.here()
+    return next((minor for minor in minors if _first(search, minor, minor)), "")
 
 
 def _not_found(search: Search, wanted: str, *, allowed: bool) -> str:

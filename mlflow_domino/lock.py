@@ -25,7 +25,7 @@ from mlflow_domino.interpreter import Interpreter
 from mlflow_domino.requirements import ModelFacts, Requirement, Requirements
 from mlflow_domino.resolver import Uv, culprits
 
-__all__ = ["HARNESS", "Recipe", "environment_hash", "lean_lock", "python_of", "resolve", "whole_lock"]
+__all__ = ["HARNESS", "SELDON", "Recipe", "environment_hash", "lean_lock", "python_of", "resolve", "whole_lock"]
 
 _HARNESS = "the harness"
 _IMAGE = "the environment image"
@@ -36,7 +36,12 @@ HARNESS = (
     Requirement("six", "six>=1.12", _HARNESS),
     Requirement("prometheus-client", "prometheus-client>=0.8", _HARNESS),
 )
-_SPELLED = {"pyuwsgi": "uWSGI", "flask": "Flask", "six": "Six", "prometheus-client": "Prometheus-client"}
+#: What an asynchronous version needs besides; in an environment of its own, unless the owner keeps his as it is.
+SELDON = Requirement("seldon-core", "seldon-core>=1.18.2", _HARNESS)
+_SPELLED = {
+    "pyuwsgi": "uWSGI", "flask": "Flask", "six": "Six", "prometheus-client": "Prometheus-client",
+    "seldon-core": "seldon-core",
+}  # fmt: skip
 _FORMAT = "# Lock of mlflow-domino, format 1, for "
 _NETWORK = re.compile(
     r"Failed to fetch|error sending request|Request failed after|network was disabled|dns error|401 Unauthorized"
@@ -57,6 +62,8 @@ class Recipe:
         The line about MLflow that the lean lock may replace; None where it must stay as it is, or there is none.
     given : frozenset of str
         Of the harness's packages, those that the environment image has.
+    needs : tuple of Requirement
+        What must be in the result.
     """
 
     requirements: Requirements
@@ -65,6 +72,7 @@ class Recipe:
     interpreter: Interpreter
     indexes: str
     given: frozenset[str] = frozenset()
+    needs: tuple[Requirement, ...] = HARNESS
 
     @classmethod
     def of(
@@ -76,6 +84,7 @@ class Recipe:
         indexes: str,
         install_harness: bool,
         given: Mapping[str, str] | None = None,
+        needs: tuple[Requirement, ...] = HARNESS,
     ) -> Recipe:
         """Add what the harness needs, and MLflow where a model does not name it; `facts` is None for a project.
 
@@ -83,6 +92,8 @@ class Recipe:
         ----------
         given : mapping of str to str, or None
             Versions of what is there already and stays: it is not installed again, and what is added must go with it.
+        needs : tuple of Requirement
+            What must be in the result, and is added where it is missing and may be.
         """
         mlflow = None
         if facts is not None:
@@ -95,13 +106,15 @@ class Recipe:
                 mlflow = None
         named = {item.name for item in requirements.items}
         there: dict[str, str] = {canonicalize_name(name): version for name, version in (given or {}).items()}
-        satisfied = frozenset(need.name for need in HARNESS if _satisfied(need, there))
+        satisfied = frozenset(need.name for need in needs if _satisfied(need, there))
         added = [
-            need for need in HARNESS if need.name not in satisfied and not (need.name == "pyuwsgi" and "uwsgi" in named)
+            need for need in needs if need.name not in satisfied and not (need.name == "pyuwsgi" and "uwsgi" in named)
         ]
         pins = [Requirement(n, f"{n}=={v}", _IMAGE) for n, v in sorted(there.items()) if n not in named and _valid(v)]
         requirements = replace(requirements, constraints=(*requirements.constraints, *pins))
-        return cls(requirements, tuple(added) if install_harness else (), mlflow, interpreter, indexes, satisfied)
+        return cls(
+            requirements, tuple(added) if install_harness else (), mlflow, interpreter, indexes, satisfied, needs
+        )
 
     def key(self) -> str:
         """Return a digest: two versions with the same recipe get the same lock on this home."""
@@ -114,6 +127,7 @@ class Recipe:
             [asked.prerelease, asked.build_options, asked.contents],
             [self.mlflow.text if self.mlflow else "", self.interpreter.tag, self.indexes],
             *([sorted(self.given)] if self.given else []),
+            *([[need.text for need in self.needs]] if self.needs != HARNESS else []),
         ]
         return hashlib.sha256(json.dumps(deciding).encode()).hexdigest()[:32]
 
@@ -212,7 +226,7 @@ def _checked(recipe: Recipe, asked: Requirements, text: str) -> str:
     present = {*pins, *(item.name for item in asked.items), *recipe.given}
     missing = [
         need.name
-        for need in HARNESS
+        for need in recipe.needs
         if need.name not in present and not (need.name == "pyuwsgi" and "uwsgi" in present)
     ]
     if missing:

@@ -137,6 +137,9 @@ class Artifact:
         Full version of the interpreter, such as ``3.11.7``.
     notes : tuple of str
         What the build decided and a person should know ("python 3.11.4 wanted, 3.11.7 used").
+    seldon : str
+        Where an asynchronous version has seldon-core: content hash of the environment, or in an image the path of its
+        Python; empty for a synchronous one.
     """
 
     environment: str
@@ -144,6 +147,7 @@ class Artifact:
     harness: str
     python_version: str
     notes: tuple[str, ...] = ()
+    seldon: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ class Endpoint:
     next_number : int
         Number of the next version.
     revision : int
-        Grows with each write; a write with an old one is a `Conflict`.
+        Changes with each write, 0 before the first; a write with an old one is a `Conflict`.
     """
 
     id: str

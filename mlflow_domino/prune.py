@@ -144,7 +144,7 @@ def _remove_version(controller: Controller, item: Item) -> None:
 
 
 def _environments(controller: Controller, kept: Sequence[Version], before_s: float) -> Iterator[Item]:
-    used = {v.artifact.environment for v in kept if v.artifact}
+    used = {name for v in kept if v.artifact for name in (v.artifact.environment, v.artifact.seldon)}
     root = controller.home.environments.resolve()
     for stored in Environments(controller.home).stored():
         path = root / stored.environment

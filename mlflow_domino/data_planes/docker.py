@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DockerDataPlane"]
 
-_PORT = 8080
+_PORT, _MESSAGE_PORT = 8080, 9000
 #: Below the ports that the kernel gives to outgoing connections.
 _PORTS = range(20000, 32000)
 _ATTEMPTS = 20
-_HOME, _VERSION, _ENDPOINT, _REPLICA, _PUBLISHED = (
-    f"mlflow-domino.{name}" for name in ("home", "version", "endpoint", "replica", "port")
+_HOME, _VERSION, _ENDPOINT, _REPLICA, _PUBLISHED, _MESSAGES = (
+    f"mlflow-domino.{name}" for name in ("home", "version", "endpoint", "replica", "port", "messages")
 )
 #: Folders in the container.
 _STATUS, _LOGS, _TOKENS = "/run/domino/replica", "/run/domino/logs", "/run/domino/tokens"
@@ -84,7 +84,8 @@ class DockerDataPlane(MachineDataPlane):
         settings = harness_settings(endpoint, version, path=working_folder(version), tokens=_TOKENS)
         documents: dict[str, Any] = {"harness.json": settings}
         for number in range(version.replicas):
-            launch = Launch.of(self, endpoint, version, number, _PORTS[number], dict.fromkeys(secrets.variables, "…"))
+            hidden = dict.fromkeys(secrets.variables, "…")
+            launch = Launch.of(self, endpoint, version, number, (_PORTS[number], _PORTS[-1 - number]), hidden)
             documents[f"container-{number}.json"] = {"host": launch.host, **launch.options}
         files = {name: json.dumps(document, indent=1) + "\n" for name, document in documents.items()}
         files |= {f"dockerfiles/{name}/Dockerfile": dockerfile(name) for name in ("packages", "endpoint")}
@@ -128,7 +129,14 @@ class DockerDataPlane(MachineDataPlane):
         return self.assembly.export(version, reference, log, user=user)
 
     def addresses(self, version: Version) -> tuple[str, ...]:
-        ports = {int(c["Labels"][_REPLICA]): c["Labels"][_PUBLISHED] for c in self.containers(version)}
+        return self._published(version, _PUBLISHED)
+
+    def message_addresses(self, version: Version) -> tuple[str, ...]:
+        return self._published(version, _MESSAGES)
+
+    def _published(self, version: Version, label: str) -> tuple[str, ...]:
+        labels = [container["Labels"] for container in self.containers(version)]
+        ports = {int(told[_REPLICA]): told[label] for told in labels if label in told}
         # Nobody listens on the lowest ports: what has no container counts as dead, until it has one again.
         return tuple(f"127.0.0.1:{ports.get(n, n + 1)}" for n in range(version.replicas))
 
@@ -168,8 +176,9 @@ class DockerDataPlane(MachineDataPlane):
         folder = self._prepare(endpoint, version, number)
         variables = secret.load(self.home.version(version.id) / "secrets.json").variables
         name = _name(version, number)
-        for port in _free_ports():
-            launch = Launch.of(self, endpoint, version, number, port, variables)
+        free = _free_ports()
+        for ports in zip(free, free, strict=False):
+            launch = Launch.of(self, endpoint, version, number, ports, variables)
             try:
                 self.engine.create(name, version.artifact.environment, host=launch.host, **launch.options)
                 self.engine.start(name)
@@ -241,9 +250,10 @@ class Launch:
 
     @classmethod
     def of(
-        cls, plane: DockerDataPlane, endpoint: Endpoint, version: Version, number: int, port: int,
+        cls, plane: DockerDataPlane, endpoint: Endpoint, version: Version, number: int, ports: tuple[int, int],
         variables: Mapping[str, str],
     ) -> Launch:  # fmt: skip
+        published = {_PORT: ("127.0.0.1", ports[0])}
         folder = plane.home.version(version.id)
         binds = {
             str(plane.replica_folder(version, number)): {"bind": _STATUS, "mode": "rw"},
@@ -252,7 +262,7 @@ class Launch:
         }
         host = {
             "restart_policy": {"Name": "unless-stopped"},
-            "port_bindings": {_PORT: ("127.0.0.1", port)},
+            "port_bindings": published,
             "binds": binds,
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges"],
@@ -269,15 +279,19 @@ class Launch:
         }
         labels = {
             _HOME: plane._label, _VERSION: version.id, _ENDPOINT: endpoint.id, _REPLICA: str(number),
-            _PUBLISHED: str(port), "mlflow-domino.name": endpoint.name,
+            _PUBLISHED: str(ports[0]), "mlflow-domino.name": endpoint.name,
         }  # fmt: skip
+        if version.settings.is_async:
+            published[_MESSAGE_PORT] = ("127.0.0.1", ports[1])
+            labels[_MESSAGES] = str(ports[1])
+            environment["DOMINO_SELDON_PORT"] = str(_MESSAGE_PORT)
         options = {
             "environment": environment,
             "labels": labels,
             "user": f"{UID}:{UID}",
-            "ports": [_PORT],
+            "ports": list(published),
             # Longer than a request may take: who stops a container by hand cuts nothing off.
-            "stop_timeout": math.ceil(version.settings.request_timeout_s) + 5,
+            "stop_timeout": math.ceil(_longest_s(version.settings)) + 5,
             # What it says goes to the version's log, which outlives the container.
             "entrypoint": ["/bin/sh", "-c", 'umask 022; exec "$0" "$@" >>"$DOMINO_LOG" 2>&1', *_COMMAND],
         }
@@ -286,6 +300,11 @@ class Launch:
 
 
 _COMMAND = (f"{ENVIRONMENT}/bin/python", "-I", f"/opt/domino/harness/{HARNESS_PACKAGE}/launch.py")
+
+
+def _longest_s(settings: Settings) -> float:
+    """Return how long a request may take, as far as whoever ends its replica waits for it."""
+    return max(settings.request_timeout_s, settings.drain_s) if settings.is_async else settings.request_timeout_s
 
 
 def _state(number: int, container: Mapping[str, Any], said: Mapping[str, Any]) -> ReplicaState:

@@ -21,9 +21,12 @@ from mlflow_domino.home import write_json, write_text
 from mlflow_domino.models import Artifact, Endpoint, Version
 
 if TYPE_CHECKING:
-    from mlflow_domino.environment import Environments
+    from mlflow_domino.environment import Built, Environments
 
 __all__ = ["LocalDataPlane"]
+
+#: What the harness appends to the path of its own socket.
+_SELDON_SOCKET = ".seldon"
 
 
 class LocalDataPlane(MachineDataPlane):
@@ -38,8 +41,13 @@ class LocalDataPlane(MachineDataPlane):
     def addresses(self, version: Version) -> tuple[str, ...]:
         return tuple(str(self._socket(version, n)) for n in range(version.replicas))
 
+    def message_addresses(self, version: Version) -> tuple[str, ...]:
+        return tuple(f"{address}{_SELDON_SOCKET}" for address in self.addresses(version))
+
     def state(self, version: Version, number: int) -> replica.ReplicaState:
-        return replica.read(number, self.replica_folder(version, number), self._socket(version, number))
+        own = self._socket(version, number)
+        sockets = [own, Path(f"{own}{_SELDON_SOCKET}")] if version.settings.is_async else [own]
+        return replica.read(number, self.replica_folder(version, number), sockets)
 
     def render(self, world: World, endpoint: Endpoint, version: Version, secrets: Secrets) -> dict[str, str]:
         documents: dict[str, Any] = {"harness.json": self._harness_settings(endpoint, version)}
@@ -53,6 +61,7 @@ class LocalDataPlane(MachineDataPlane):
         model = _model(version, folder)
         with logs.written(folder / "build.log", _without_packages(log), secrets.variables.values()) as both:
             built = self._environments.build(model, version.settings, secrets, both)
+            seldon = self._build_seldon(version, built, secrets, both)
         write_text(folder / "requirements.lock", built.lock_text)
         return Artifact(
             environment=built.environment,
@@ -60,6 +69,7 @@ class LocalDataPlane(MachineDataPlane):
             harness=install_harness(self.home),
             python_version=built.python_version,
             notes=(*built.notes, *_unlimited(version)),
+            seldon=seldon,
         )
 
     def start(self, endpoint: Endpoint, version: Version) -> None:
@@ -96,15 +106,28 @@ class LocalDataPlane(MachineDataPlane):
         folder = self.home.version(version.id)
         if version.artifact is None:
             raise Failed(f"Version {version.number} was never built.")
+        secrets = secret.load(folder / "secrets.json")
         if not self._environments.has(version.artifact.environment):
-            self._environments.rebuild(
-                (folder / "requirements.lock").read_text("utf-8"),
-                version.settings,
-                secret.load(folder / "secrets.json"),
-                _silent,
-                model=_model(version, folder),
-            )
+            lock = (folder / "requirements.lock").read_text("utf-8")
+            self._environments.rebuild(lock, version.settings, secrets, _silent, model=_model(version, folder))
+        if version.artifact.seldon and not self._environments.has(version.artifact.seldon):
+            from mlflow_domino import seldon
+
+            lock = (folder / seldon.LOCK).read_text("utf-8")
+            self._environments.rebuild(lock, seldon.settings_of(version.settings), secrets, _silent)
         (folder / "logs").mkdir(mode=0o700, exist_ok=True)
+
+    def _build_seldon(self, version: Version, built: Built, secrets: Secrets, log: Log) -> str:
+        """Return the environment with seldon-core, which is the version's own where its owner keeps that as it is."""
+        if not version.settings.is_async:
+            return ""
+        if not version.settings.install_harness_packages:
+            return built.environment
+        from mlflow_domino import seldon
+
+        beside = seldon.build(self._environments, version.settings, secrets, log)
+        write_text(self.home.version(version.id) / seldon.LOCK, beside.lock_text)
+        return beside.environment
 
     def _launch(self, version: Version, number: int, variables: Mapping[str, str]) -> Launch:
         folder = self.home.version(version.id)
@@ -133,7 +156,12 @@ class LocalDataPlane(MachineDataPlane):
 
     def _harness_settings(self, endpoint: Endpoint, version: Version) -> dict[str, Any]:
         path = source.folder_of(version.source, self.home.version(version.id))
-        return harness_settings(endpoint, version, path=str(path), tokens=str(self.home.tokens(endpoint.id)))
+        made = version.artifact
+        beside = made.seldon if made else "HASH-OF-THE-LOCK"
+        python = str(self.home.environments / beside / "bin" / "python") if version.settings.is_async else ""
+        return harness_settings(
+            endpoint, version, path=str(path), tokens=str(self.home.tokens(endpoint.id)), seldon_python=python
+        )
 
 
 def _unlimited(version: Version) -> tuple[str, ...]:

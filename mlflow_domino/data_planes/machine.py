@@ -55,6 +55,10 @@ class MachineDataPlane(DataPlane):
         """Return where each replica of the version is reached: sockets' paths, or host:port."""
 
     @abc.abstractmethod
+    def message_addresses(self, version: Version) -> tuple[str, ...]:
+        """Return where each replica of an asynchronous version takes Seldon messages, in the same forms."""
+
+    @abc.abstractmethod
     def state(self, version: Version, number: int) -> replica.ReplicaState:
         """Tell what a replica is now; never raises for one that is dead or absent."""
 
@@ -212,12 +216,14 @@ class MachineDataPlane(DataPlane):
 
 
 _HARNESS_SETTINGS = (
-    "workers", "threads", "max_queue", "max_batch_size", "max_batch_delay_ms", "worker_max_requests",
+    "is_async", "async_timeout_s", "workers", "threads", "max_queue", "max_batch_size", "max_batch_delay_ms", "worker_max_requests",
     "worker_max_memory", "request_timeout_s", "max_body", "drain_s", "start_timeout_s", "strict_schema", "debug", "log_http_request_response", "warmup_file",
 )  # fmt: skip
 
 
-def harness_settings(endpoint: Endpoint | None, version: Version, *, path: str, tokens: str | None) -> dict[str, Any]:
+def harness_settings(
+    endpoint: Endpoint | None, version: Version, *, path: str, tokens: str | None, seldon_python: str | None = None
+) -> dict[str, Any]:
     """Return what ``harness.json`` holds.
 
     Parameters
@@ -228,7 +234,11 @@ def harness_settings(endpoint: Endpoint | None, version: Version, *, path: str, 
         Folder of the model or project, as the replica sees it.
     tokens : str or None
         Folder of ``tokens.json``, as the replica sees it; None where tokens come from the environment alone.
+    seldon_python : str or None
+        Python of seldon-core, as the replica sees it; None where the build has written that down.
     """
+    if seldon_python is None:
+        seldon_python = version.artifact.seldon if version.artifact else ""
     place: dict[str, Any] = {"kind": version.source.kind, "path": path}
     if version.source.kind == "Registry":
         place.update(name=getattr(version.source, "name", None), version=getattr(version.source, "version", None))
@@ -241,6 +251,7 @@ def harness_settings(endpoint: Endpoint | None, version: Version, *, path: str, 
         "version_number": version.number,
         "source": place,
         "tokens": tokens,
+        "seldon_python": seldon_python,
         **{key: getattr(version.settings, key) for key in _HARNESS_SETTINGS},
     }
 

@@ -45,8 +45,8 @@ class ReplicaState:
     since_ms: int = 0
 
 
-def read(number: int, folder: Path, address: Path) -> ReplicaState:
-    """Return what the replica is, from its status file and from whether its socket is listened on."""
+def read(number: int, folder: Path, sockets: Sequence[Path]) -> ReplicaState:
+    """Return what the replica is, from its status file and from whether its sockets are listened on."""
     try:
         document = read_json(folder / "status.json")
     except ValueError:
@@ -56,7 +56,7 @@ def read(number: int, folder: Path, address: Path) -> ReplicaState:
     state = str(document.get("state"))
     if not _lives(document.get("pid")) and state != "failed":
         return ReplicaState(number, "lost", "it ended and is being started again")
-    if state == "ready" and not _listening(address):
+    if state == "ready" and not all(map(_listening, sockets)):
         return ReplicaState(number, "lost", "it ended and is being started again")
     return ReplicaState(
         number,

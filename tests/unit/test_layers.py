@@ -20,7 +20,7 @@ LAYERS = (
     ("rollout", "access", "views"),
     ("data_planes",),
     ("source", "registry", "project", "script", "git", "environment", "bytecode", "lean", "lock", "resolver", "indexes",
-     "requirements", "interpreter", "image", "engine", "buildah", "builder", "store", "gateway", "logs", "secret", "ignore", "labels", "tree"),
+     "requirements", "interpreter", "seldon", "image", "engine", "buildah", "builder", "store", "cluster", "cluster_records", "lease", "objects", "gateway", "logs", "secret", "ignore", "labels", "tree"),
     ("written",),
     ("transport", "refusal", "kubeconfig", "dialect"),
     ("models",),
