@@ -169,8 +169,9 @@ class Cluster:
         return stable(self._object("patch", "PATCH", kind, name, body=body, query=query, content_type=content))
 
     def delete(
-        self, kind: str, name: str, *, grace_s: int | None = None, propagation: str = "Background", uid: str = ""
-    ) -> None:
+        self, kind: str, name: str, *, grace_s: int | None = None, propagation: str = "Background", uid: str = "",
+        resource_version: str = "",
+    ) -> None:  # fmt: skip
         """Remove an object; one that is not there is no error.
 
         Parameters
@@ -179,14 +180,15 @@ class Cluster:
             Of pods, instead of their own.
         propagation : str
             ``Background``, or ``Foreground``: the object stays until what depends on it is gone.
-        uid : str
-            Only if it is still this one.
+        uid, resource_version : str
+            Only if it is still this one; else `Conflict`.
         """
         options: Manifest = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
         if grace_s is not None:
             options["gracePeriodSeconds"] = grace_s
-        if uid:
-            options["preconditions"] = {"uid": uid}
+        only = {k: v for k, v in (("uid", uid), ("resourceVersion", resource_version)) if v}
+        if only:
+            options["preconditions"] = only
         with contextlib.suppress(NotFound):
             self._object("delete", "DELETE", kind, name, body=options)
 

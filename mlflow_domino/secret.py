@@ -1,4 +1,4 @@
-"""Secrets on this machine: tokens, and files of mode 0600 with variables and index URLs."""
+"""Secrets: tokens, and documents with variables and index URLs, on this machine in files of mode 0600."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import hashlib
 import json
 import secrets as random
 import string
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mlflow_domino.config import Secrets
 from mlflow_domino.home import Home, read_json, write_json, write_text
 
-__all__ = ["digest", "load", "new_token", "read_caller", "save", "write_caller"]
+__all__ = ["digest", "load", "new_token", "of_document", "read_caller", "save", "to_document", "write_caller"]
 
 _ALPHABET = string.ascii_letters + string.digits
 
@@ -27,25 +29,31 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def save(path: Path, secrets: Secrets) -> None:
-    write_json(
-        path,
-        {
-            "variables": dict(secrets.variables),
-            "index_url": secrets.index_url,
-            "extra_index_url": list(secrets.extra_index_url),
-        },
-    )
+def to_document(secrets: Secrets) -> dict[str, Any]:
+    """Return secrets as they are written down, wherever that is."""
+    return {
+        "variables": dict(secrets.variables),
+        "index_url": secrets.index_url,
+        "extra_index_url": list(secrets.extra_index_url),
+    }
 
 
-def load(path: Path) -> Secrets:
-    """Read what `save` wrote; no file means no secrets."""
-    document = read_json(path) or {}
+def of_document(document: Mapping[str, Any]) -> Secrets:
+    """Read what `to_document` returned."""
     return Secrets(
         variables=document.get("variables", {}),
         index_url=document.get("index_url", ""),
         extra_index_url=tuple(document.get("extra_index_url", ())),
     )
+
+
+def save(path: Path, secrets: Secrets) -> None:
+    write_json(path, to_document(secrets))
+
+
+def load(path: Path) -> Secrets:
+    """Read what `save` wrote; no file means no secrets."""
+    return of_document(read_json(path) or {})
 
 
 def write_caller(home: Home, endpoint_id: str, token: str) -> None:

@@ -1,8 +1,8 @@
 """Records of endpoints, versions, tokens and unfinished operations.
 
 `Records` is the contract; `SqliteRecords` keeps them in the home, in one file of SQLite. A record is written whole
-and carries a revision: a write that was made from an older one is a `Conflict`, never a lost update. (On Kubernetes
-the same contract is ConfigMaps and Secrets with `resourceVersion` preconditions.)
+and carries a revision: a write that was made from an older one is a `Conflict`, never a lost update.
+`mlflow_domino.cluster_records` is the same contract in the objects of a namespace.
 """
 
 from __future__ import annotations

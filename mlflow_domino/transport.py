@@ -109,17 +109,18 @@ class Transport:
 
         api = self._open()[1]
         for left in reversed(range(_TRIES)):
+            begun = time.time()
             try:
                 response = api.request(
                     method, path, body=body, query_params=list(query or ()), content_type=content_type, serialize=False,
                     _request_timeout=(_CONNECT_S, read_s),
                 )  # fmt: skip
-                self._note_time(response.headers)
+                self._note_time(response.headers, begun)
                 return Answer(response.status, response.headers, response=response)
             except ApiException as error:
                 if not error.status:
                     raise unreachable(call, error, written=False) from None
-                self._note_time(error.headers or {})
+                self._note_time(error.headers or {}, begun)
                 return Answer(error.status, error.headers or {}, _bytes(error.body))
             except ProtocolError as error:  # a kept connection may have been closed just now
                 if method != "GET" or not left:
@@ -164,10 +165,10 @@ class Transport:
                 self._made = connection, DynamicClient(connection.client, discoverer=lambda *_: None)
             return self._made
 
-    def _note_time(self, headers: Mapping[str, str]) -> None:
-        moment = email.utils.parsedate_tz(headers.get("Date") or "")
-        if moment is not None:
-            self.skew = email.utils.mktime_tz(moment) + 0.5 - time.time()  # it was cut to whole seconds
+    def _note_time(self, headers: Mapping[str, str], begun: float) -> None:
+        moment, ended = email.utils.parsedate_tz(headers.get("Date") or ""), time.time()
+        if moment is not None and (self.skew is None or 0 <= ended - begun < 1):  # else too vague
+            self.skew = email.utils.mktime_tz(moment) + 0.5 - (begun + ended) / 2  # it was cut to whole seconds
 
 
 def own(answer: Answer) -> bool:
