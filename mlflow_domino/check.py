@@ -63,14 +63,11 @@ class Finding:
 
 def findings(home: Home, declaration: Declaration) -> Iterator[Finding]:
     """Yield what is found, in the order in which it is needed."""
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        _pythons,
-        _programs,
-        lambda: _home(home),
-        lambda: _engine(declaration),
-        lambda: _gateway(home, declaration),
-        _limits,
-    )
+    checks: list[Callable[[], Iterator[Finding]]] = [_pythons, _programs, lambda: _home(home)]
+    if declaration.kind == "kubernetes":
+        checks.append(lambda: _cluster(home, declaration))
+    else:
+        checks += [lambda: _engine(declaration), lambda: _gateway(home, declaration), _limits]
     for check in checks:
         yield from check()
 
@@ -110,6 +107,12 @@ def _engine(declaration: Declaration) -> Iterator[Finding]:
         yield Finding("Docker", Verdict.OK, Engine().check())
     except DominoError as error:
         yield Finding("Docker", Verdict.MISSING, error.message, "start Docker, or set DOCKER_HOST")
+
+
+def _cluster(home: Home, declaration: Declaration) -> Iterator[Finding]:
+    from mlflow_domino.cluster_check import cluster_findings  # here: it takes its time to import, and knows this module
+
+    return cluster_findings(home, declaration)
 
 
 def _program(what: str, find: Callable[[], str], pattern: str, way_out: str) -> Finding:

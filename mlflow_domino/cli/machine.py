@@ -114,14 +114,16 @@ def _status(root: click.Group, name: str) -> None:
 
 def _check(root: click.Group, name: str) -> None:
     @command(root, name)
-    def check(out: Output) -> int:
-        """Tell what is missing on this machine, and how to get it; exit code 1 if anything is."""
+    @click.option("--data-plane", metavar="NAME", help="Look at this data plane, as -t domino:/NAME does.")
+    def check(out: Output, data_plane: str | None) -> int:
+        """Tell what is missing on this machine or data plane, and how to get it; exit code 1 if anything is."""
         from mlflow_domino.check import Verdict, findings
         from mlflow_domino.data_planes.declaration import declared
         from mlflow_domino.home import Home
 
         home = Home.find()
-        found = list(findings(home, declared(out.target, home)))
+        target = f"domino:/{data_plane}" if data_plane else out.target
+        found = list(findings(home, declared(target, home)))
         rows = [(f.verdict.value, f.what, f.found, f.way_out) for f in found]
         documents = [
             {"what": f.what, "verdict": f.verdict.value, "found": f.found, "way_out": f.way_out} for f in found
