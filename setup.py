@@ -48,7 +48,11 @@ setup(
             "scikit-learn>=1.5",  # the model of the example
             "pandas>=2.2.3",  # its data
         ],
+        "postgresql": [
+            "psycopg[binary]>=3.1",  # a queue of asynchronous predictions in PostgreSQL
+        ],
         "test": [
+            "psycopg[binary]>=3.1",  # the queue's contract, on PostgreSQL too
             "pytest>=8.0",  # runs the tests
             "prometheus-client>=0.8",  # the harness's, which some tests run in their own process
             "six>=1.15",  # likewise

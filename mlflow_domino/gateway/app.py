@@ -3,6 +3,7 @@
     GET /          what this is, and where things are
     GET /health    a word
     GET /metrics   metrics of all replicas and of Envoy, for whoever has the management token
+    /api/modelApis/async/v1/…   predictions that are queued, and fetched later: see `predictions`
 
 It runs in this package's own environment under uWSGI (see `serve`), and does not import MLflow: it must start within a
 second, whatever the models are.
@@ -10,10 +11,7 @@ second, whatever the models are.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import hmac
 import threading
 import time
 from collections.abc import Callable
@@ -24,12 +22,14 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from mlflow_domino import __version__
-from mlflow_domino.errors import GatewayFailed, InvalidInput
+from mlflow_domino.errors import GatewayFailed, InvalidInput, Unavailable
 from mlflow_domino.gateway.admin import Admin
+from mlflow_domino.gateway.callers import carries
 from mlflow_domino.gateway.certificate import renew
-from mlflow_domino.gateway.inventory import Inventory, Replica, read_inventory
+from mlflow_domino.gateway.inventory import Inventory, InventoryFile, Replica, read_inventory
 from mlflow_domino.gateway.metrics import CONTENT_TYPE, Exposition, by_endpoint
 from mlflow_domino.gateway.pipe import fetch
+from mlflow_domino.gateway.predictions import PATH, Predictions, Refusal
 
 __all__ = ["create_app", "watch_certificate"]
 
@@ -51,6 +51,8 @@ def create_app(inventory_file: Path) -> Flask:
         ``gateway.json``, read at each request that needs it.
     """
     app = Flask(__name__, static_folder=None)
+    read = InventoryFile(inventory_file)
+    app.register_blueprint(Predictions(read).blueprint())
 
     @app.get("/")
     def discover() -> Response:
@@ -60,6 +62,7 @@ def create_app(inventory_file: Path) -> Flask:
             "model": "/models/{id}/{route}/model",
             "invocations": "/models/{id}/{route}/invocations",
             "openapi": "/models/{id}/{route}/openapi.json",
+            "predictions": f"{PATH}/{{id}}",
         }
         return jsonify(
             name="mlflow-domino", version=__version__, links=links, routes=["latest", "labels/prod", "{version}"]
@@ -71,10 +74,24 @@ def create_app(inventory_file: Path) -> Flask:
 
     @app.get("/metrics")
     def metrics() -> Response:
-        inventory = read_inventory(inventory_file)
-        if not _authorized(request.headers.get("Authorization", ""), Path(inventory.management_token)):
+        inventory = read()
+        if not carries(request.headers.get("Authorization", ""), Path(inventory.management_token)):
             return _unauthorized()
         return Response(_collect(inventory), content_type=CONTENT_TYPE)
+
+    @app.errorhandler(Refusal)
+    def declined(refusal: Refusal) -> Response:
+        answer = _error(refusal.status, refusal.code, refusal.message)
+        answer.headers.extend(refusal.headers)
+        return answer
+
+    @app.errorhandler(Unavailable)
+    def queue_unavailable(error: Unavailable) -> Response:
+        """Nothing was accepted, and trying again helps."""
+        app.logger.error("%s", error)
+        answer = _error(503, "QUEUE_UNAVAILABLE", "the queue of predictions cannot be used now; try again later")
+        answer.headers["Retry-After"] = "2"
+        return answer
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:
@@ -103,28 +120,6 @@ def _unauthorized() -> Response:
     answer = _error(401, "UNAUTHORIZED", "the gateway's management token is wanted, as Bearer or Basic")
     answer.headers["WWW-Authenticate"] = 'Basic realm="domino gateway"'
     return answer
-
-
-def _authorized(header: str, token_file: Path) -> bool:
-    """Whether a request carries the management token; without a token in the file, none does."""
-    try:
-        token = token_file.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return False
-    presented = _presented(header)
-    return bool(token) and presented is not None and hmac.compare_digest(presented.encode(), token.encode())
-
-
-def _presented(header: str) -> str | None:
-    """Return the token of a Bearer header, or of a Basic one that has it as user and as password."""
-    scheme, _, value = header.strip().partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() == "basic":
-        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
-            user, _, password = base64.b64decode(value.strip(), validate=True).decode("utf-8").partition(":")
-            return user if hmac.compare_digest(user.encode(), password.encode()) else None
-    return None
 
 
 def _collect(inventory: Inventory) -> str:

@@ -26,7 +26,7 @@ from mlflow_domino.home import read_json, write_json, write_text
 from mlflow_domino.secret import new_token
 
 __all__ = [
-    "AsyncEndpoint", "Certificate", "Inventory", "QueueAccess", "Replica", "ensure_token", "read_inventory", "write_inventory",
+    "AsyncEndpoint", "Certificate", "Inventory", "InventoryFile", "QueueAccess", "Replica", "ensure_token", "read_inventory", "write_inventory",
 ]  # fmt: skip
 
 
@@ -176,6 +176,32 @@ def read_inventory(path: Path) -> Inventory:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GatewayFailed(f"{path} cannot be read: {error}") from error
+
+
+class InventoryFile:
+    """What the file holds now; read again when it was replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: tuple[tuple[int, int, int], Inventory] | None = None
+
+    def __call__(self) -> Inventory:
+        """Return the inventory.
+
+        Raises
+        ------
+        GatewayFailed
+            As `read_inventory`.
+        """
+        try:
+            found = self._path.stat()
+        except OSError as error:
+            raise GatewayFailed(f"{self._path} cannot be read: {error}") from error
+        state = (found.st_mtime_ns, found.st_ino, found.st_size)
+        known = self._known
+        if known is None or known[0] != state:
+            known = self._known = state, read_inventory(self._path)
+        return known[1]
 
 
 def ensure_token(path: Path) -> str:

@@ -52,7 +52,9 @@ def parse(endpoint_id: str, body: bytes, key: str | None, limits: Limits, *, at_
     document, text = _json(body)
     unknown = sorted(set(document) - {*_OF_MODEL, *_OF_QUEUE})
     if unknown:
-        raise InvalidInput(f"unknown key {unknown[0][:60]!r}: parameters, priority, max_time_in_queue_s and webhook are known")
+        raise InvalidInput(
+            f"unknown key {unknown[0][:60]!r}: parameters, priority, max_time_in_queue_s and webhook are known"
+        )
     named = [name for name in _OF_MODEL if name in document]
     if len(named) != 1:
         raise InvalidInput('the body must be {"parameters": {name: value}}')
@@ -100,7 +102,9 @@ def _time_in_queue(document: Mapping[str, Any], limits: Limits) -> int:
     if seconds is None:
         return limits.keep_ms
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds * 1000 <= limits.keep_ms:
-        raise InvalidInput(f"max_time_in_queue_s must be a number above 0, of at most {limits.keep_ms / 1000:g} (async_keep_s)")
+        raise InvalidInput(
+            f"max_time_in_queue_s must be a number above 0, of at most {limits.keep_ms / 1000:g} (async_keep_s)"
+        )
     return max(1, int(seconds * 1000))
 
 

@@ -64,8 +64,8 @@ class Database:
         parsed = sa.make_url(url)
         self.sqlite = parsed.get_backend_name() == "sqlite"
         if self.sqlite:
-            path = Path(str(parsed.database))
-            self._lock = _FileLock(path.with_name(f"{path.name}-lock"))
+            self._file = Path(str(parsed.database))
+            self._lock = _FileLock(self._file.with_name(f"{self._file.name}-lock"))
             self._writer = _sqlite(parsed, "BEGIN IMMEDIATE", pool_size=1)
             self._reader = _sqlite(parsed, "BEGIN", pool_size=_READERS)
         else:
@@ -78,13 +78,26 @@ class Database:
             self.close()
             raise
         if self.sqlite:
-            path.chmod(0o600)
+            self._file.chmod(0o600)
 
     def close(self) -> None:
         self._writer.dispose()
         self._reader.dispose()
         if self.sqlite:
             self._lock.close()
+
+    def claim(self) -> bool:
+        """Be the one dispatcher of a database in a file, for the life of this process; waits for an earlier one to end.
+
+        Returns
+        -------
+        bool
+            Whether there can be no other one.
+        """
+        if not self.sqlite:
+            return False
+        _FileLock(self._file.with_name(f"{self._file.name}-dispatcher")).__enter__()
+        return True
 
     def read(self, work: Work[T]) -> T:
         """Return what `work` finds, in one transaction."""
@@ -230,6 +243,8 @@ def _reported() -> Iterator[None]:
     """Say in our words that the database failed."""
     try:
         yield
+    except (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError):
+        raise  # ours, or a caller's value: it would fail again
     except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
         raise Unavailable(f"The queue of predictions cannot be used: {reason[0]}.") from error

@@ -150,13 +150,16 @@ class Turn:
         strike : bool
             Whether this one counts: the replica was lost, rather than taken away.
         """
-        query = sa.select(_columns.strikes, _columns.attempts).where(_columns.id == lease.id)
+        query = sa.select(_columns.strikes, _columns.attempts, _columns.cancel).where(_columns.id == lease.id)
         row = self._connection.execute(query).one_or_none()
         if row is None:
             return None
         strikes = row.strikes + strike
-        attempts = attempts_to([*attempts_from(row.attempts), attempt][-most - 20 :])
-        if strikes >= most or lease.fence >= most + _LOST_LEASES:
+        attempts = attempts_to([*attempts_from(row.attempts), attempt][-_LOST_LEASES:])
+        if row.cancel:
+            values = self._failed(["cancelled while it ran"], keep_ms) | {"attempts": attempts, "strikes": strikes}
+            state = State.CANCELLED
+        elif strikes >= most or lease.fence >= most + _LOST_LEASES:
             reason = f"no answer came in {strikes or lease.fence} attempts; the last one: {attempt.reason}"
             values = self._failed([reason], keep_ms) | {"attempts": attempts, "strikes": strikes}
             state = State.FAILED
@@ -166,10 +169,14 @@ class Turn:
             state = State.DELAYED
         if not self._change(lease.id, lease.fence, values | {"state": int(state)}):
             return None
-        self._tally[lease.endpoint_id, "failed" if state is State.FAILED else "retried"] += 1
-        if state is State.FAILED and lease.webhook:
+        self._tally[lease.endpoint_id, "retried" if state is State.DELAYED else state.name.lower()] += 1
+        if state is not State.DELAYED and lease.webhook:
             self._tell([lease.id])
         return state
+
+    def keep_running(self, lease: Lease) -> None:
+        """Note that a prediction whose caller wanted it stopped could not be."""
+        self._change(lease.id, lease.fence, {"cancel": 0})
 
     def abandon(self, prediction_id: str, fence: int) -> str | None:
         """Queue again what a dispatcher had leased that is gone; return the endpoint's id."""

@@ -21,7 +21,7 @@ LAYERS = (
     ("data_planes",),
     ("source", "registry", "project", "script", "git", "environment", "bytecode", "lean", "lock", "resolver", "indexes",
      "requirements", "interpreter", "seldon", "image", "engine", "buildah", "builder", "store", "cluster", "cluster_records", "lease", "objects", "gateway", "logs", "secret", "ignore", "labels", "tree"),
-    ("written",),
+    ("queue", "written"),
     ("transport", "refusal", "kubeconfig", "dialect"),
     ("models",),
     ("config", "home", "disk"),

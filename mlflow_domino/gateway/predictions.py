@@ -1,0 +1,323 @@
+"""The asynchronous API: requests are queued, and predictions are fetched later.
+
+    POST   /api/modelApis/async/v1/{endpoint}                    queue a prediction
+    GET    /api/modelApis/async/v1/{endpoint}                    list predictions, newest first: ?status= &limit= &before=
+    GET    /api/modelApis/async/v1/{endpoint}/{prediction}       its status, and its answer; ?details=true tells more
+    DELETE /api/modelApis/async/v1/{endpoint}/{prediction}       cancel it
+    POST   /api/modelApis/async/v1/{endpoint}/{prediction}/retry run a failed one again
+    DELETE /api/modelApis/async/v1/{endpoint}                    forget all (with the gateway's management token)
+
+The first and the third are Domino's, and answer with nothing that Domino does not; all else is asked for by a header, a
+key of the body, a parameter or a method that Domino's clients do not send.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flask import Blueprint, Response, request
+
+from mlflow_domino.errors import Conflict, InvalidInput, NotFound
+from mlflow_domino.gateway.callers import Callers, carries
+from mlflow_domino.gateway.inventory import AsyncEndpoint, Inventory
+from mlflow_domino.gateway.submissions import Limits, parse, wait_of
+from mlflow_domino.gateway.told import brief, detailed
+from mlflow_domino.gateway.wake import ring
+from mlflow_domino.models import valid_id
+from mlflow_domino.queue.prediction import Prediction, State, begun_ms, now_ms
+
+if TYPE_CHECKING:
+    from mlflow_domino.queue.queue import Queue
+
+__all__ = ["PATH", "Predictions", "Refusal"]
+
+PATH = "/api/modelApis/async/v1"
+_MOST = 1000
+_WAITERS = 4
+_FIRST_LOOK_S = 0.004
+_LAST_LOOK_S = 0.1
+_CANCEL_S = 5.0
+_DEPTH_S = 1.0
+_STATES = {
+    "queued": (State.QUEUED, State.DELAYED, State.RUNNING), "running": (State.RUNNING,), "succeeded": (State.SUCCEEDED,),
+    "failed": (State.FAILED, State.CANCELLED), "cancelled": (State.CANCELLED,),
+}  # fmt: skip
+
+
+class Refusal(Exception):
+    """An answer that is an error."""
+
+    def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+class Predictions:
+    """The asynchronous API of one gateway.
+
+    Parameters
+    ----------
+    inventory : callable
+        Gives what `gateway.json` holds now.
+    """
+
+    def __init__(self, inventory: Callable[[], Inventory]) -> None:
+        self._inventory = inventory
+        self._callers = Callers()
+        self._opening = threading.Lock()
+        self._queues: dict[str, Queue] = {}
+        self._waiters = threading.BoundedSemaphore(_WAITERS)
+        self._depths = _Depths()
+
+    def blueprint(self) -> Blueprint:
+        """Return the routes."""
+        blueprint = Blueprint("predictions", __name__, url_prefix=PATH)
+        rules: Iterable[tuple[str, str, Callable[..., Response]]] = (
+            ("POST", "/<endpoint_id>", self.submit),
+            ("GET", "/<endpoint_id>", self.list),
+            ("DELETE", "/<endpoint_id>", self.forget),
+            ("GET", "/<endpoint_id>/<prediction_id>", self.show),
+            ("DELETE", "/<endpoint_id>/<prediction_id>", self.cancel),
+            ("POST", "/<endpoint_id>/<prediction_id>/retry", self.retry),
+        )
+        for method, rule, view in rules:
+            blueprint.add_url_rule(rule, f"{view.__name__}", view, methods=[method], provide_automatic_options=False)
+        return blueprint
+
+    # ---- routes --------------------------------------------------------------------------------------------------
+
+    def submit(self, endpoint_id: str) -> Response:
+        inventory, endpoint = self._endpoint(endpoint_id)
+        if endpoint.version is None:
+            reason = "the endpoint is stopped; its owner can start it" if endpoint.stopped else "no version runs yet"
+            raise Refusal(503, "NOT_READY", reason, Retry_After="5")
+        body = _body(inventory.queue.max_request if inventory.queue else 0)
+        limits = Limits(int(endpoint.keep_s * 1000), bool(inventory.queue and inventory.queue.private_webhooks))
+        try:
+            submission = parse(endpoint_id, body, request.headers.get("Idempotency-Key"), limits, at_ms=now_ms())
+        except InvalidInput as error:
+            raise Refusal(400, "INVALID_INPUT", error.message) from None
+        queue = self._queue(inventory)
+        if self._depths.full(queue, endpoint):
+            raise Refusal(
+                429,
+                "TOO_MANY_REQUESTS",
+                f"{endpoint.max_queued} predictions wait already (async_max_queued)",
+                Retry_After="10",
+            )
+        try:
+            prediction_id, replayed = queue.submit(submission)
+        except Conflict as error:
+            raise Refusal(409, "KEY_REUSED", error.message) from None
+        if not replayed and inventory.queue:
+            ring(inventory.queue.wake, endpoint_id)
+        wait_s = wait_of(request.headers.get("Prefer", ""))
+        if not wait_s:
+            return _json({"asyncPredictionId": prediction_id})
+        found = self._await(queue, endpoint_id, prediction_id, wait_s)
+        return _answer(found, wait_s) if found else _json({"asyncPredictionId": prediction_id, "status": "queued"})
+
+    def show(self, endpoint_id: str, prediction_id: str) -> Response:
+        inventory, endpoint = self._endpoint(endpoint_id, prediction_id)
+        queue = self._queue(inventory)
+        wait_s = wait_of(request.headers.get("Prefer", ""))
+        found = self._await(queue, endpoint_id, prediction_id, wait_s)
+        if found is None:
+            raise _absent(prediction_id, endpoint)
+        if request.args.get("details", "").lower() not in ("true", "1"):
+            return _answer(found, wait_s)
+        position = queue.position(found) if found.state is State.QUEUED else None
+        webhook = queue.webhook(prediction_id) if found.webhook else None
+        return _answer(found, wait_s, detailed(found, position=position, webhook=webhook, at_ms=now_ms()))
+
+    def list(self, endpoint_id: str) -> Response:
+        inventory, _ = self._endpoint(endpoint_id)
+        status, limit = request.args.get("status", ""), request.args.get("limit", "100")
+        if status and status.lower() not in _STATES:
+            raise Refusal(400, "INVALID_INPUT", f"status must be one of {', '.join(_STATES)}")
+        if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit) <= _MOST:
+            raise Refusal(400, "INVALID_INPUT", f"limit must be a number from 1 to {_MOST}")
+        states = _STATES[status.lower()] if status else tuple(State)
+        before = request.args.get("before", "~")
+        if before != "~" and begun_ms(before) is None:
+            raise Refusal(400, "INVALID_INPUT", "before must be the id of a prediction, as in next")
+        found = self._queue(inventory).find(endpoint_id, states=states, limit=int(limit), before=before)
+        following = found[-1].id if len(found) == int(limit) else None
+        return _json({"predictions": [brief(one) for one in found], "next": following})
+
+    def cancel(self, endpoint_id: str, prediction_id: str) -> Response:
+        inventory, endpoint = self._endpoint(endpoint_id, prediction_id)
+        queue = self._queue(inventory)
+        try:
+            state = queue.cancel(endpoint_id, prediction_id, keep_ms=int(endpoint.keep_s * 1000))
+        except NotFound:
+            raise _absent(prediction_id, endpoint) from None
+        if state is State.RUNNING:
+            if inventory.queue:
+                ring(inventory.queue.wake, f"cancel {prediction_id}")
+            state = self._await_cancel(queue, endpoint_id, prediction_id)
+        if state is State.RUNNING:
+            raise Refusal(409, "RUNNING", "it runs and could not be stopped; its answer will be stored")
+        if state in (State.QUEUED, State.DELAYED):
+            return _json({"asyncPredictionId": prediction_id, "status": state.status, "cancelling": True}, status=202)
+        if state is not State.CANCELLED:
+            raise Refusal(409, "FINISHED", f"it has {state.status} already")
+        found = queue.get(endpoint_id, prediction_id)
+        if found is None:
+            raise _absent(prediction_id, endpoint)
+        return _answer(found)
+
+    def retry(self, endpoint_id: str, prediction_id: str) -> Response:
+        inventory, endpoint = self._endpoint(endpoint_id, prediction_id)
+        deadline_ms = now_ms() + int(endpoint.keep_s * 1000)
+        try:
+            self._queue(inventory).retry(endpoint_id, prediction_id, deadline_ms=deadline_ms)
+        except NotFound:
+            raise _absent(prediction_id, endpoint) from None
+        except Conflict as error:
+            raise Refusal(409, "NOT_FAILED", error.message) from None
+        if inventory.queue:
+            ring(inventory.queue.wake, endpoint_id)
+        return _json({"asyncPredictionId": prediction_id, "status": "queued"})
+
+    def forget(self, endpoint_id: str) -> Response:
+        inventory = self._inventory()
+        if not carries(request.headers.get("Authorization", ""), Path(inventory.management_token)):
+            raise _unauthorized("the gateway's management token is wanted, as Bearer or Basic")
+        if not valid_id(endpoint_id) or inventory.queue is None:
+            raise Refusal(404, "NOT_FOUND", "there is no such asynchronous endpoint")
+        self._queue(inventory).forget(endpoint_id)
+        return Response(status=204)
+
+    # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _endpoint(self, endpoint_id: str, prediction_id: str | None = None) -> tuple[Inventory, AsyncEndpoint]:
+        """Return an endpoint to a caller who has a token of it, and asks for what can be an id."""
+        inventory = self._inventory()
+        for endpoint in inventory.asynchronous:
+            if endpoint.endpoint_id == endpoint_id:
+                if not self._callers.admits(request.headers.get("Authorization", ""), endpoint.tokens):
+                    raise _unauthorized("a token of the endpoint is wanted, as Bearer or Basic")
+                if prediction_id is not None and begun_ms(prediction_id) is None:
+                    raise _absent(prediction_id, endpoint)
+                return inventory, endpoint
+        raise Refusal(404, "NOT_FOUND", "there is no such asynchronous endpoint")
+
+    def _queue(self, inventory: Inventory) -> Queue:
+        """Return the queue, opened when it is first needed: importing SQLAlchemy takes a while."""
+        if inventory.queue is None:
+            raise Refusal(503, "NOT_READY", "this gateway has no queue of predictions", Retry_After="5")
+        url = Path(inventory.queue.database).read_text("utf-8").strip()
+        if url not in self._queues:
+            from mlflow_domino.queue.database import Database
+            from mlflow_domino.queue.queue import Queue
+
+            with self._opening:
+                if url not in self._queues:
+                    self._queues[url] = Queue(Database(url))
+        return self._queues[url]
+
+    def _await(self, queue: Queue, endpoint_id: str, prediction_id: str, wait_s: float) -> Prediction | None:
+        """Return a prediction; when it has ended or the time is over, where a thread is free to wait."""
+        found = queue.get(endpoint_id, prediction_id)
+        if not wait_s or found is None or not self._waiters.acquire(blocking=False):
+            return found
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._waiters.release)
+            deadline, pause_s = time.monotonic() + wait_s, _FIRST_LOOK_S
+            while found is not None and found.state.status == "queued" and time.monotonic() < deadline:
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 1.2, _LAST_LOOK_S)
+                found = queue.get(endpoint_id, prediction_id)
+        return found
+
+    def _await_cancel(self, queue: Queue, endpoint_id: str, prediction_id: str) -> State:
+        """Return what became of a running prediction: `QUEUED` stands for one that is still being stopped."""
+        deadline = time.monotonic() + _CANCEL_S
+        while True:
+            found = queue.get(endpoint_id, prediction_id)
+            if found is None or found.state.status != "queued":
+                return State.CANCELLED if found is None else found.state
+            if not found.cancel:
+                return State.RUNNING
+            if time.monotonic() > deadline:
+                return State.QUEUED
+            time.sleep(_LAST_LOOK_S / 2)
+
+
+class _Depths:
+    """How much of each endpoint waits, counted once a second: counting 100,000 rows takes a while."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, int]] = {}
+
+    def full(self, queue: Queue, endpoint: AsyncEndpoint) -> bool:
+        """Whether no more may be queued; counts the one that is about to be."""
+        with self._lock:
+            at, depth = self._known.get(endpoint.endpoint_id, (float("-inf"), 0))
+            stale = time.monotonic() - at > _DEPTH_S
+            self._known[endpoint.endpoint_id] = (time.monotonic() if stale else at), depth + 1
+        if stale:
+            depth = queue.depth(endpoint.endpoint_id).waiting
+            with self._lock:
+                self._known[endpoint.endpoint_id] = time.monotonic(), depth + 1
+        return depth >= endpoint.max_queued
+
+
+def _body(limit: int) -> bytes:
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    body = request.get_data(cache=False)
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(
+        413, "PAYLOAD_TOO_LARGE",
+        f"the body is larger than {limit} bytes (async_max_request of the data plane); send a reference to the data instead",
+    )  # fmt: skip
+
+
+def _unauthorized(message: str) -> Refusal:
+    return Refusal(401, "UNAUTHORIZED", message, WWW_Authenticate='Basic realm="domino gateway"')
+
+
+def _absent(prediction_id: str, endpoint: AsyncEndpoint) -> Refusal:
+    begun = begun_ms(prediction_id)
+    if begun is not None and begun + endpoint.keep_s * 1000 <= now_ms():
+        return Refusal(
+            404, "EXPIRED", f"the prediction has expired: predictions are kept for {endpoint.keep_s:g} s (async_keep_s)"
+        )
+    return Refusal(404, "NOT_FOUND", "there is no such prediction of this endpoint")
+
+
+def _answer(found: Prediction, wait_s: float = 0.0, more: dict[str, object] | None = None) -> Response:
+    """Return what Domino answers to a poll, and `more`; a result is passed on as it was stored."""
+    document: dict[str, object] = {"asyncPredictionId": found.id, "status": found.state.status}
+    if found.state.status == "failed":
+        document["errors"] = list(found.errors)
+    text = json.dumps({**document, **(more or {})}, ensure_ascii=False)
+    if found.state is State.SUCCEEDED:
+        text = f'{text[:-1]}, "result": {found.result}}}'
+    response = Response(text, mimetype="application/json")
+    if found.state.status == "queued":
+        response.headers["Retry-After"] = "1"
+    if wait_s:
+        response.headers["Preference-Applied"] = f"wait={wait_s:g}"
+    return response
+
+
+def _json(document: object, *, status: int = 200) -> Response:
+    return Response(json.dumps(document, ensure_ascii=False), status=status, mimetype="application/json")

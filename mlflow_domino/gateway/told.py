@@ -1,0 +1,69 @@
+"""What is told of a prediction to those who ask for more than Domino tells."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_domino.queue.prediction import Attempt, Prediction, State
+
+__all__ = ["brief", "detailed"]
+
+
+def brief(found: Prediction) -> dict[str, Any]:
+    """Return a line of a list."""
+    return {
+        "asyncPredictionId": found.id,
+        "status": found.state.status,
+        "phase": found.state.name.lower(),
+        "priority": found.priority,
+        "submitted": _time(found.submitted_ms),
+        "finished": _time(found.finished_ms),
+        **({"errors": list(found.errors)} if found.errors else {}),
+    }
+
+
+def detailed(
+    found: Prediction, *, position: int | None, webhook: Mapping[str, Any] | None, at_ms: int
+) -> dict[str, Any]:
+    """Return everything, but for what Domino tells already.
+
+    Parameters
+    ----------
+    position : int or None
+        How many are before it, where that is known.
+    """
+    begun = found.started_ms if found.state not in (State.QUEUED, State.DELAYED) else None
+    ended = found.finished_ms or at_ms
+    return {
+        "phase": found.state.name.lower(),
+        "position": position,
+        "priority": found.priority,
+        "version": found.version,
+        "submitted": _time(found.submitted_ms),
+        "started": _time(begun),
+        "finished": _time(found.finished_ms),
+        "deadline": _time(found.deadline_ms),
+        "time_in_queue_ms": max(0, (begun or ended) - found.submitted_ms),
+        "time_running_ms": max(0, ended - begun) if begun else None,
+        "attempts": [_attempt(one) for one in found.attempts],
+        "webhook": None if webhook is None else _webhook(webhook),
+    }
+
+
+def _attempt(one: Attempt) -> dict[str, Any]:
+    return {"version": one.version, "started": _time(one.begun_ms), "ended": _time(one.ended_ms), "reason": one.reason}
+
+
+def _webhook(told: Mapping[str, Any]) -> dict[str, Any]:
+    document = {key: value for key, value in told.items() if not key.endswith("_ms")}
+    return {**document, "next": _time(told["next_ms"]), "changed": _time(told["changed_ms"])}
+
+
+def _time(ms: int | None) -> str | None:
+    """Return a time as ISO 8601, in UTC."""
+    if ms is None:
+        return None
+    moment = datetime.datetime.fromtimestamp(ms / 1000, tz=datetime.timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
