@@ -22,17 +22,25 @@ def predict(x=0, **more):
 
 
 class Deployment:
-    """Verbs with the arguments that tests vary, on one home."""
+    """Verbs with the arguments that tests vary, on one home.
 
-    def __init__(self, home: Home) -> None:
+    Parameters
+    ----------
+    home : Home
+    target : str
+        The data plane's URI.
+    """
+
+    def __init__(self, home: Home, target: str = "domino") -> None:
         self.home = home
+        self.target = target
         self.said: list[str] = []
         self.token = ""
         self._made: list[str] = []
 
     @property
     def controller(self) -> Controller:
-        return Controller.open(home=self.home, say=self.said.append)
+        return Controller.open(self.target, home=self.home, say=self.said.append)
 
     def project(self, folder: Path, code: str, **values: Any) -> str:
         """Write a project of one file, `model.py`; `values` become names in it."""

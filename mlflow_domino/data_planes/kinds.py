@@ -16,6 +16,10 @@ def plane_of(home: Home, declaration: Declaration) -> DataPlane:
         from mlflow_domino.data_planes.docker import DockerDataPlane
 
         return DockerDataPlane(home, declaration)
+    if declaration.kind == "kubernetes":
+        from mlflow_domino.data_planes.kubernetes import KubernetesDataPlane
+
+        return KubernetesDataPlane(home, declaration)
     from mlflow_domino.data_planes.local import LocalDataPlane
 
     return LocalDataPlane(home, declaration)

@@ -14,14 +14,6 @@ from tests.conftest import eventually, free_port, processes_of
 from tests.deployment import Deployment
 
 
-class DockerDeployment(Deployment):
-    """Verbs on the endpoints of a Docker data plane."""
-
-    @property
-    def controller(self) -> Controller:
-        return Controller.open("domino:/docker", home=self.home, say=self.said.append)
-
-
 @pytest.fixture(scope="session")
 def engine() -> Engine:
     engine = Engine()
@@ -47,7 +39,7 @@ def home(engine: Engine, tmp_path_factory: pytest.TempPathFactory, shared_enviro
 
 
 @pytest.fixture
-def deployment(home: Home) -> Iterator[DockerDeployment]:
-    deployment = DockerDeployment(home)
+def deployment(home: Home) -> Iterator[Deployment]:
+    deployment = Deployment(home, "domino:/docker")
     yield deployment
     deployment.clean()

@@ -1,0 +1,330 @@
+"""The Kubernetes data plane: replicas as pods of a Deployment, the gateway in the same namespace, records beside them.
+
+Everything is in the namespace's own objects, so that whoever may read them sees the same endpoints. What runs is a
+function of the records, and is found by its labels.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow_domino import logs, secret, source
+from mlflow_domino.builder import builder_of
+from mlflow_domino.cluster import Cluster
+from mlflow_domino.cluster_records import KubernetesRecords
+from mlflow_domino.config import Secrets, Settings
+from mlflow_domino.data_planes import manifests, pods, replica
+from mlflow_domino.data_planes.assembly import Assembly
+from mlflow_domino.data_planes.base import DataPlane, Log, Observation, World
+from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.data_planes.entrance import Entrance
+from mlflow_domino.data_planes.supervisor import wait_until
+from mlflow_domino.data_planes.tier import Tier, tier_named
+from mlflow_domino.errors import DominoError, Failed, InvalidInput, NotFound, Unavailable
+from mlflow_domino.home import Home, write_text
+from mlflow_domino.image import dockerfile
+from mlflow_domino.labels import GATEWAY_TOKENS, KIND, TOKENS, VERSION, labels, model_name, tokens_name, variables_name
+from mlflow_domino.models import Artifact, Endpoint, Status, Target, Token, Version
+from mlflow_domino.store import Records
+
+__all__ = ["KubernetesDataPlane"]
+
+_ACKNOWLEDGE_S = 15.0
+_LOOK_S = 0.05
+_TAIL_LINES = 30
+_LOG_LINES = 20000
+#: What runs a version, in the order in which it ends.
+_KINDS = ("Deployment", "PodDisruptionBudget", "Service", "ConfigMap")
+
+
+class KubernetesDataPlane(DataPlane):
+    """Runs versions in a namespace of a cluster, this one or a remote one."""
+
+    def __init__(self, home: Home, declaration: Declaration) -> None:
+        self.name = declaration.name
+        self.home = home
+        self.declaration = declaration
+        self.cluster = Cluster(declaration.context, declaration.namespace)
+        self.records = KubernetesRecords(self.cluster, declaration.name)
+        self.entrance = Entrance(self.cluster, declaration, home)
+        if not declaration.tls_secret and not declaration.url.startswith("https://"):
+            self.caution = "the gateway speaks no TLS: tokens travel in clear; set tls_secret, or a url with https"
+
+    def own_records(self) -> Records:
+        return self.records
+
+    # ---- the data plane ----------------------------------------------------------------------------------------------
+
+    def up(self, world: World) -> bool:
+        installed = self.entrance.ensure(self._own_tokens(world))
+        begun = self.entrance.quiet()
+        for endpoint in world.endpoints:
+            for version in world.versions:
+                if version.endpoint_id == endpoint.id and version.target is Target.RUNNING:
+                    with contextlib.suppress(Failed):  # its own status says why
+                        begun = self._ensure(endpoint, version) or begun
+        if begun:
+            self.publish(world)
+        return installed or begun
+
+    def down(self) -> None:
+        for deployment in self.cluster.list("Deployment", {KIND: "model"}):
+            self._remove(deployment["metadata"]["labels"][VERSION])
+        self.entrance.remove()
+
+    def alive(self) -> bool:
+        return self.entrance.alive()
+
+    def url(self) -> str:
+        return self.entrance.url()
+
+    def publish(self, world: World) -> None:
+        known = {e.id: e for e in self.records.endpoints()}
+        silent = [e.id for e in world.endpoints if e.target is Target.STOPPED and known[e.id].target is Target.RUNNING]
+        self.entrance.publish(silent)
+
+    def drain(self, version: Version, timeout_s: float, *, replicas: Sequence[int] | None = None) -> bool:
+        if replicas is not None:
+            return True  # a pod that is to end finishes its requests first, and the cluster chooses which
+        return wait_until(lambda: self.entrance.active(version.id) == 0, timeout_s, every_s=_LOOK_S)
+
+    # ---- versions ----------------------------------------------------------------------------------------------------
+
+    def render(self, world: World, endpoint: Endpoint, version: Version, secrets: Secrets) -> dict[str, str]:
+        made = version.artifact
+        image = made.environment if made else f"{self._registry()}/mlflow-domino-endpoint:HASH-OF-THE-CONTENT"
+        variables = dict.fromkeys(secrets.variables, "…")
+        objects = manifests.model_manifests(
+            self._place, endpoint, version, image, self._tier(version), variables=secrets.variables
+        )
+        if variables:
+            objects = (manifests.variables_manifest(self._place, endpoint, version, variables), *objects)
+        return {
+            "model.yaml": manifests.to_yaml(objects),
+            "records.yaml": manifests.to_yaml(self.records.manifests(endpoint, version)),
+            **{f"dockerfiles/{name}/Dockerfile": dockerfile(name) for name in ("packages", "endpoint")},
+        }
+
+    def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
+        registry = self._registry()
+        return self._assembly.build(version, secrets, log, registry=registry)
+
+    def restore(self, version: Version, log: Log) -> bool:
+        return self._assembly.restore(version, log)
+
+    def start(self, endpoint: Endpoint, version: Version) -> None:
+        self._ensure(endpoint, version)
+
+    def stop(self, version: Version) -> None:
+        self._remove(version.id)
+
+        def ended() -> bool:
+            return not pods.alive(self.cluster.list("Pod", labels("model", version=version.id)))
+
+        if not wait_until(ended, manifests.grace_s(version.settings, Tier()) + _ACKNOWLEDGE_S, every_s=_LOOK_S):
+            raise Unavailable(
+                f"Pods of version {version.number} do not end; `kubectl get pods` in {self._where} shows why."
+            )
+
+    def discard(self, version: Version) -> None:
+        with contextlib.suppress(Unavailable):  # whoever published it has the image, or nobody
+            self._assembly.discard(version)
+        source.remove(self.home.version(version.id))
+
+    def forget(self, endpoint: Endpoint) -> None:
+        self.home.caller_token(endpoint.id).unlink(missing_ok=True)
+        with contextlib.suppress(NotFound):
+            self.cluster.patch("Secret", GATEWAY_TOKENS, {"data": {endpoint.id: None}})
+
+    def observe(self, versions: Sequence[Version]) -> list[Observation]:
+        if not any(v.target is Target.RUNNING for v in versions):
+            return [Observation(Status.STOPPED) for _ in versions]
+        try:
+            found = self.cluster.list("Pod", labels("model", version=versions[0].id if len(versions) == 1 else ""))
+            there: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+            for pod in found:
+                there[pod["metadata"]["labels"][VERSION]].append(pod)
+            return [self._observe(version, there[version.id]) for version in versions]
+        except DominoError as error:
+            unreachable = Observation(Status.UNREACHABLE, error.message)
+            return [unreachable if v.target is Target.RUNNING else Observation(Status.STOPPED) for v in versions]
+
+    def put_tokens(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version]) -> None:
+        content = self._write_tokens(endpoint, tokens)
+        wanted = hashlib.sha256(content.encode()).hexdigest()
+        ready = [
+            pod["metadata"]["name"]
+            for version in versions
+            if version.target is Target.RUNNING
+            for pod in pods.ready(self.cluster.list("Pod", labels("model", version=version.id)))
+        ]
+        for name in ready:  # else the kubelet looks again within a minute or so
+            with contextlib.suppress(NotFound):
+                self.cluster.patch("Pod", name, {"metadata": {"annotations": {TOKENS: wanted}}})
+        waiting = set(ready)
+
+        def taken() -> bool:
+            waiting.difference_update([name for name in waiting if self._has_taken(name, wanted)])
+            return not waiting
+
+        if not wait_until(taken, _ACKNOWLEDGE_S, every_s=_LOOK_S):
+            raise Unavailable(
+                f"Not every replica of {endpoint.name!r} took the change of tokens within {_ACKNOWLEDGE_S:g} s; each takes "
+                "it when its node hands it on, after two minutes at most. `mlflow-domino status` shows what they do."
+            )
+
+    def requirements(self, settings: Settings) -> tuple[str, ...]:
+        return self._assembly.requirements(settings)
+
+    def export(self, version: Version, reference: str, log: Log, *, user: tuple[str, str] | None = None) -> str:
+        return self._assembly.export(version, reference, log, user=user)
+
+    def logs(self, version: Version, *, build: bool = False, replica: int | None = None) -> list[Path]:
+        folder = self.home.version(version.id)
+        if build:
+            return [folder / "build.log"]
+        found = []
+        serving = pods.alive(self.cluster.list("Pod", labels("model", version=version.id)))
+        for number, pod in enumerate(serving):
+            if replica in (None, number):
+                path = folder / "logs" / f"replica-{number}.log"
+                write_text(path, self._log_of(pod, _LOG_LINES))
+                found.append(path)
+        return found
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _assembly(self) -> Assembly:
+        return Assembly(self.home, builder_of(), self.declaration.base_image)
+
+    @property
+    def _place(self) -> manifests.Place:
+        return manifests.Place(self.cluster.namespace, self.declaration.pull_secret)
+
+    @property
+    def _where(self) -> str:
+        return f"namespace {self.cluster.namespace!r} of {self.cluster}"
+
+    def _registry(self) -> str:
+        if not self.declaration.registry:
+            raise InvalidInput(
+                f"The data plane {self.name!r} has no registry, which the cluster could pull images from: set `registry` "
+                f"under [data_planes.{self.name}] in {self.home.config}."
+            )
+        return self.declaration.registry
+
+    def _tier(self, version: Version) -> Tier:
+        return tier_named(version.settings.hardware_tier, self.home)
+
+    def _ensure(self, endpoint: Endpoint, version: Version) -> bool:
+        """Have the version's objects be there, with its replicas; whether something was changed is returned."""
+        if version.artifact is None:
+            raise Failed(f"Version {version.number} was never built.")
+        name = model_name(version.id)
+        found = self.cluster.get("Deployment", name)
+        if found is not None and found["spec"].get("replicas") == version.replicas:
+            return False
+        secrets = self.records.secrets(version)
+        objects = manifests.model_manifests(
+            self._place,
+            endpoint,
+            version,
+            version.artifact.environment,
+            self._tier(version),
+            variables=secrets.variables,
+        )
+        if found is not None:
+            # A version never changes, so that another release's idea of a pod does not replace those that run.
+            self.cluster.patch("Deployment", name, {"spec": {"replicas": version.replicas}})
+            objects = tuple(o for o in objects if o["kind"] == "PodDisruptionBudget")
+            if version.replicas < 2:
+                self.cluster.delete("PodDisruptionBudget", name)
+        else:
+            self._ensure_tokens(endpoint)
+            if secrets.variables:
+                variables = manifests.variables_manifest(self._place, endpoint, version, secrets.variables)
+                self.cluster.apply(variables)
+        for manifest in objects:
+            self.cluster.apply(manifest)
+        return True
+
+    def _remove(self, version_id: str) -> None:
+        for kind in _KINDS:
+            self.cluster.delete(kind, model_name(version_id))
+        self.cluster.delete("Secret", variables_name(version_id))
+
+    def _observe(self, version: Version, found: Sequence[Mapping[str, Any]]) -> Observation:
+        if version.target is not Target.RUNNING:
+            return Observation(Status.STOPPED)
+        seen = replica.summary(version, pods.states(version, found))
+        if seen.status is Status.RUNNING and not seen.reason:
+            return seen
+        deployment = self.cluster.get("Deployment", model_name(version.id))
+        guilty = pods.blamed(found)
+        events = self.cluster.events(guilty[0]) if guilty else ()
+        seen = replica.summary(version, pods.states(version, found, events=events, deployment=deployment))
+        tail = self._tail(version, *guilty) if guilty and seen.status is not Status.STARTING else ""
+        return Observation(seen.status, seen.reason, seen.ready, seen.failed, tail)
+
+    def _tail(self, version: Version, pod: Mapping[str, Any], before: bool) -> str:
+        text = self._log_of(pod, _TAIL_LINES * 3, previous=before)
+        clean = logs.redact(text, self.records.secrets(version).variables.values())
+        return logs.explaining(clean, _TAIL_LINES)
+
+    def _log_of(self, pod: Mapping[str, Any], lines: int, *, previous: bool = False) -> str:
+        return self.cluster.pod_log(pod["metadata"]["name"], "model", tail=lines, previous=previous)
+
+    def _has_taken(self, pod: str, wanted: str) -> bool:
+        try:
+            _status, headers, _body = self.cluster.proxy(pod, manifests.MODEL_PORT, "/ready")
+        except NotFound:
+            return True  # it has ended, and its successor reads them when it starts
+        except Unavailable:
+            return False
+        return {k.lower(): v for k, v in headers.items()}.get("x-domino-tokens") == wanted
+
+    def _ensure_tokens(self, endpoint: Endpoint) -> None:
+        """Have the file of tokens be there, without which pods do not start."""
+        found = self.cluster.get("Secret", tokens_name(endpoint.id))
+        if found is None or "tokens.json" not in (found.get("data") or {}):
+            self._write_tokens(endpoint, self.records.tokens(endpoint.id))
+
+    def _write_tokens(self, endpoint: Endpoint, tokens: Sequence[Token]) -> str:
+        """Write what pods read, and return it."""
+        name, own = tokens_name(endpoint.id), secret.digest(self._own_token(endpoint))
+        valid = [{"id": t.id, "sha256": t.sha256} for t in tokens]
+        content = json.dumps({"tokens": [*valid, {"id": "gateway", "sha256": own}]}, indent=1, sort_keys=True) + "\n"
+        self._put_secret(name, labels("tokens", endpoint=endpoint.id), {"tokens.json": content})
+        return content
+
+    def _own_tokens(self, world: World) -> dict[str, str]:
+        return {endpoint.id: self._own_token(endpoint) for endpoint in world.endpoints}
+
+    def _own_token(self, endpoint: Endpoint) -> str:
+        """Return the gateway's own token for the endpoint, made when it is first needed."""
+        found = self.cluster.get("Secret", GATEWAY_TOKENS)
+        known = (found or {}).get("data") or {}
+        if endpoint.id in known:
+            return base64.b64decode(known[endpoint.id]).decode("ascii")
+        token = secret.new_token()
+        self._put_secret(GATEWAY_TOKENS, labels("gateway"), {endpoint.id: token})
+        return token
+
+    def _put_secret(self, name: str, own: Mapping[str, str], content: Mapping[str, str]) -> None:
+        """Set some keys of a Secret, which is made where there is none; its other keys stay."""
+        try:
+            self.cluster.patch("Secret", name, {"stringData": dict(content)})
+        except NotFound:
+            meta = {"name": name, "namespace": self.cluster.namespace, "labels": dict(own)}
+            self.cluster.apply(
+                {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "stringData": dict(content)}
+            )
