@@ -1,0 +1,89 @@
+"""Real clusters: the contexts `local` and `remote` of the kubeconfig, and namespaces in them that tests have to themselves."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlflow_domino.builder import builder_of
+from mlflow_domino.cluster import Cluster
+from mlflow_domino.controller import Controller
+from mlflow_domino.errors import DominoError
+from mlflow_domino.home import Home
+from tests.conftest import eventually
+from tests.deployment import Deployment
+
+#: Where images of tests are pushed to, and pulled from by both clusters.
+REGISTRY = "localhost:5000"
+CONTEXTS = ("local", "remote")
+
+
+def reached(context: str) -> Cluster:
+    """Return a cluster that answers; skip the test where none does."""
+    cluster = Cluster(context, "default")
+    try:
+        cluster.version()
+    except DominoError as error:
+        pytest.skip(f"no cluster {context!r}: {error}")
+    return cluster
+
+
+@pytest.fixture(scope="module", params=CONTEXTS)
+def context(request: pytest.FixtureRequest) -> str:
+    """Each of the clusters in its turn."""
+    name: str = request.param
+    reached(name).close()
+    return name
+
+
+@pytest.fixture(scope="module")
+def namespace(context: str) -> Iterator[Cluster]:
+    """A new namespace of the cluster, removed afterwards."""
+    cluster = reached(context)
+    name = f"test-{secrets.token_hex(4)}"
+    cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    inside = Cluster(context, name)
+    yield inside
+    cluster.delete("Namespace", name)
+    inside.close()
+    cluster.close()
+
+
+@pytest.fixture(scope="module")
+def plane_home(
+    namespace: Cluster, tmp_path_factory: pytest.TempPathFactory, shared_environments: Path
+) -> Iterator[Home]:
+    """A home that declares the namespace as the data plane `kube`; nothing of it may be left there afterwards."""
+    try:
+        builder_of()
+    except DominoError as error:
+        pytest.skip(f"nothing builds images: {error}")
+    home = Home(tmp_path_factory.mktemp("home"))
+    (home.root / "config.toml").write_text(
+        f'[data_planes.kube]\nkind = "kubernetes"\ncontext = "{namespace.context}"\n'
+        f'namespace = "{namespace.namespace}"\nregistry = "{REGISTRY}"\ngateway_replicas = 2\n'
+    )
+    home.environments.symlink_to(shared_environments)
+    yield home
+    controller = Controller.open("domino:/kube", home=home, recover=False)
+    assert not controller.endpoints()
+    controller.down()
+    eventually(lambda: not left_behind(namespace), within=60)
+
+
+def left_behind(namespace: Cluster) -> list[str]:
+    """Return what is in the namespace that Kubernetes did not put there, but for the gateway's address."""
+    kinds = ("Deployment", "ReplicaSet", "Pod", "ConfigMap", "Secret", "Service", "PodDisruptionBudget")
+    found = [f"{kind} {o['metadata']['name']}" for kind in kinds for o in namespace.list(kind)]
+    own = ("Service mlflow-domino-gateway", "Secret mlflow-domino-gateway", "ConfigMap kube-root-ca.crt")
+    return [one for one in found if not one.startswith((*own, "Secret default-token"))]
+
+
+@pytest.fixture
+def deployment(plane_home: Home) -> Iterator[Deployment]:
+    deployment = Deployment(plane_home, "domino:/kube")
+    yield deployment
+    deployment.clean()
