@@ -190,7 +190,7 @@ class Images:
                 if self._builder.image(tag) is None:
                     lay_out(Path(folder))
                     made = virtual_environment(base, Path(folder), own=own)
-                    self._build(
+                    self.build(
                         tag, [Entry("Dockerfile", content=recipe.encode()), *made], {"ENVIRONMENT": base.id}, log
                     )
         return tag
@@ -215,7 +215,7 @@ class Images:
         tag = f"{ENDPOINT_IMAGES}:{_digest(_FORMAT, packages, decides, working, recipe)}"
         if self._builder.image(tag) is None:
             files = [Entry("Dockerfile", content=recipe.encode()), *contents]
-            self._build(tag, files, {"PACKAGES": packages, "WORKING_DIR": working}, log)
+            self.build(tag, files, {"PACKAGES": packages, "WORKING_DIR": working}, log)
         return tag
 
     def unused(self, before_s: float) -> list[tuple[str, int]]:
@@ -234,9 +234,8 @@ class Images:
                 found += [(name, image.size) for name in image.names if name.startswith(f"{_PACKAGES}:")]
         return sorted(found)
 
-    def _build(
-        self, tag: str, files: Sequence[Entry], arguments: Mapping[str, str], log: Callable[[str], None]
-    ) -> None:
+    def build(self, tag: str, files: Sequence[Entry], arguments: Mapping[str, str], log: Callable[[str], None]) -> None:
+        """Build an image out of a context, with its ``Dockerfile`` among the files."""
         log(f"building {tag} …")
         with tempfile.TemporaryFile() as archive:
             context(files, archive)
