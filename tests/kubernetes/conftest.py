@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,14 +43,29 @@ def context(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def namespace(context: str) -> Iterator[Cluster]:
     """A new namespace of the cluster, removed afterwards."""
+    with a_namespace(context) as inside:
+        yield inside
+
+
+@pytest.fixture(scope="module")
+def elsewhere(context: str) -> Iterator[Cluster]:
+    """A new namespace of the other cluster."""
+    with a_namespace(next(c for c in CONTEXTS if c != context)) as inside:
+        yield inside
+
+
+@contextlib.contextmanager
+def a_namespace(context: str) -> Iterator[Cluster]:
     cluster = reached(context)
     name = f"test-{secrets.token_hex(4)}"
     cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     inside = Cluster(context, name)
-    yield inside
-    cluster.delete("Namespace", name)
-    inside.close()
-    cluster.close()
+    try:
+        yield inside
+    finally:
+        cluster.delete("Namespace", name)
+        inside.close()
+        cluster.close()
 
 
 @pytest.fixture(scope="module")

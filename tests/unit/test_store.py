@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -8,95 +7,20 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from mlflow_domino.config import Settings
-from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, Unsupported
+from mlflow_domino.errors import AlreadyExists, DominoError, Unsupported
 from mlflow_domino.home import Home
-from mlflow_domino.models import (
-    Artifact,
-    Endpoint,
-    FileSource,
-    Operation,
-    RegistrySource,
-    Status,
-    Target,
-    Token,
-    Version,
-    new_id,
-)
 from mlflow_domino.store import SCHEMA_VERSION, Records, SqliteRecords
+from tests.records import RecordsContract, an_endpoint
 
 
-@pytest.fixture
-def records(tmp_path: Path) -> Records:
-    return SqliteRecords(Home(tmp_path))
+class TestSqliteRecords(RecordsContract):
+    @pytest.fixture
+    def records(self, tmp_path: Path) -> Records:
+        return SqliteRecords(Home(tmp_path))
 
-
-def an_endpoint(name: str = "iris") -> Endpoint:
-    return Endpoint(new_id(), name, "local", 1, settings=Settings(exclude_files=("a", "b"), replicas=3))
-
-
-def a_version(endpoint: Endpoint, number: int = 1) -> Version:
-    source = RegistrySource("models:/iris@x", "models:/iris/3", "d" * 64, name="iris", version="3", flavor="sklearn")
-    artifact = Artifact("e", "l", "h", "3.11.7", notes=("a note",))
-    return Version(
-        new_id(), endpoint.id, number, 5, source, endpoint.settings, Status.RUNNING, "", Target.RUNNING, 2, artifact
-    )
-
-
-def test_records_come_back_as_they_were_written(records: Records) -> None:
-    endpoint = records.save_endpoint(an_endpoint())
-    version = records.save_version(a_version(endpoint))
-    project = dataclasses.replace(
-        a_version(endpoint, 2), source=FileSource("./p", "model.py", "predict", "d", dirty=("x",)), artifact=None
-    )
-    project = records.save_version(project)
-    assert records.endpoints() == [endpoint]
-    assert records.versions(endpoint.id) == [version, project]
-    assert records.versions() == [version, project]
-
-
-def test_a_name_is_taken_once(records: Records) -> None:
-    records.save_endpoint(an_endpoint())
-    with pytest.raises(AlreadyExists, match="iris"):
-        records.save_endpoint(an_endpoint())
-
-
-def test_the_second_of_two_writers_is_told_so_and_loses_nothing_of_the_first(records: Records) -> None:
-    first = records.save_endpoint(an_endpoint())
-    records.save_endpoint(dataclasses.replace(first, latest="a" * 24))
-    with pytest.raises(Conflict, match="Somebody else changed"):
-        records.save_endpoint(dataclasses.replace(first, latest="b" * 24))
-    assert records.endpoints()[0].latest == "a" * 24
-
-
-def test_removing_an_endpoint_removes_all_that_is_its_and_may_be_repeated(records: Records) -> None:
-    endpoint = records.save_endpoint(an_endpoint())
-    records.save_version(a_version(endpoint))
-    records.save_token(Token(new_id(), endpoint.id, "default", "f" * 64, 1))
-    records.save_operation(Operation(endpoint.id, "update", "begun", 1, 1))
-    records.remove_endpoint(endpoint.id)
-    records.remove_endpoint(endpoint.id)
-    assert (records.endpoints(), records.versions(), records.tokens(endpoint.id), records.operations()) == (
-        [],
-        [],
-        [],
-        [],
-    )
-
-
-def test_a_token_name_is_unique_within_its_endpoint(records: Records) -> None:
-    endpoint = records.save_endpoint(an_endpoint())
-    records.save_token(Token(new_id(), endpoint.id, "default", "f" * 64, 1))
-    with pytest.raises(AlreadyExists, match="default"):
-        records.save_token(Token(new_id(), endpoint.id, "default", "e" * 64, 2))
-
-
-def test_an_endpoint_has_one_operation_at_most(records: Records) -> None:
-    records.save_operation(Operation("a" * 24, "update", "begun", 1, 1))
-    records.save_operation(Operation("a" * 24, "delete", "begun", 2, 2))
-    assert [o.verb for o in records.operations()] == ["delete"]
-    records.remove_operation("a" * 24)
-    assert records.operations() == []
+    @pytest.fixture
+    def others(self, tmp_path: Path) -> Records:
+        return SqliteRecords(Home(tmp_path))
 
 
 def test_an_older_release_refuses_records_of_a_newer_one(tmp_path: Path) -> None:
