@@ -51,6 +51,16 @@ class Home:
         return self.root / "domino.db"
 
     @property
+    def predictions(self) -> Path:
+        """Database of asynchronous predictions, where the data plane names no other."""
+        return self.root / f"predictions{self._suffix}.db"
+
+    @property
+    def queue(self) -> Path:
+        """File of mode 0600 with the URL of the database of asynchronous predictions."""
+        return self.root / f"queue{self._suffix}"
+
+    @property
     def environments(self) -> Path:
         return self.root / "environments"
 

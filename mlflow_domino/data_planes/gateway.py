@@ -16,11 +16,19 @@ from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.supervisor import Launch, clean_environment
 from mlflow_domino.errors import InvalidInput, Unavailable
 from mlflow_domino.gateway.entry import Entry
-from mlflow_domino.gateway.inventory import Certificate, Inventory, Replica, ensure_token, write_inventory
+from mlflow_domino.gateway.inventory import (
+    Certificate,
+    Inventory,
+    QueueAccess,
+    Replica,
+    ensure_token,
+    write_inventory,
+)
 from mlflow_domino.gateway.proxy import Envoy
-from mlflow_domino.gateway.routing import route_table
-from mlflow_domino.home import Home
+from mlflow_domino.gateway.routing import async_endpoints, route_table
+from mlflow_domino.home import Home, write_text
 from mlflow_domino.models import Target, Version
+from mlflow_domino.queue.database import sqlite_url
 
 __all__ = ["LocalGateway"]
 
@@ -35,14 +43,22 @@ class LocalGateway:
     home : Home
     declaration : Declaration
         Where it listens.
-    addresses : callable
-        Gives the addresses of a version's replicas: sockets' paths, or host:port.
+    addresses, message_addresses : callable
+        Give the addresses of a version's replicas, of those of an asynchronous one also for Seldon messages: sockets'
+        paths, or host:port.
     """
 
-    def __init__(self, home: Home, declaration: Declaration, addresses: Callable[[Version], tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        home: Home,
+        declaration: Declaration,
+        addresses: Callable[[Version], tuple[str, ...]],
+        message_addresses: Callable[[Version], tuple[str, ...]],
+    ) -> None:
         self._home = home
         self._declaration = declaration
         self._addresses = addresses
+        self._message_addresses = message_addresses
         self._log = home.log("envoy")
 
     @property
@@ -103,6 +119,15 @@ class LocalGateway:
             log=str(self._home.log("gateway")),
         )
 
+    def dispatcher(self) -> Launch:
+        """Return what runs the dispatcher of asynchronous predictions, likewise."""
+        return Launch(
+            argv=(sys.executable, "-m", "mlflow_domino.gateway.dispatcher", str(self._inventory)),
+            environment=clean_environment(),
+            directory="/",
+            log=str(self._home.log("dispatcher")),
+        )
+
     def envoy_argv(self) -> list[str]:
         return self._envoy.argv()
 
@@ -152,8 +177,29 @@ class LocalGateway:
             certificate = Certificate(str(entry.certificate_file), chain, key)
         token = self._home.root / "management-token"
         ensure_token(token)
-        inventory = Inventory(str(entry.admin_socket), str(token), tuple(replicas), certificate)
+        asynchronous = async_endpoints(
+            world,
+            self._message_addresses,
+            tokens=lambda endpoint_id: str(self._home.tokens(endpoint_id) / "tokens.json"),
+            token=lambda endpoint_id: str(self._home.gateway_token(endpoint_id)),
+        )
+        queue = self._queue() if asynchronous else None
+        inventory = Inventory(
+            str(entry.admin_socket), str(token), tuple(replicas), certificate, queue=queue, asynchronous=asynchronous
+        )
         write_inventory(self._inventory, inventory)
+
+    def _queue(self) -> QueueAccess:
+        """Return how the queue is reached, and write down its URL, which may hold a password."""
+        declaration, home = self._declaration, self._home
+        write_text(home.queue, (declaration.queue or sqlite_url(home.predictions)) + "\n")
+        return QueueAccess(
+            str(home.queue),
+            str(home.run / "s" / "dispatcher"),
+            max_request=declaration.async_max_request,
+            max_result=declaration.async_max_result,
+            private_webhooks=declaration.webhook_private,
+        )
 
 
 def _generation() -> int:

@@ -28,6 +28,7 @@ _LOOKED_AT = 200
 _ACKNOWLEDGE_S = 10.0
 _LOOK_S = 0.01
 _IDLE_LOOKS = 20
+_DISPATCHER = "dispatcher"
 HARNESS_PACKAGE = "_mlflow_domino_harness"
 
 
@@ -48,7 +49,7 @@ class MachineDataPlane(DataPlane):
         if declaration.exposed and not declaration.tls_certificate and not declaration.url.startswith("https://"):
             self.caution = "the gateway is exposed without TLS: tokens travel in clear; set tls_certificate and tls_key"
         self.supervisor = Supervisor(home)
-        self.gateway = LocalGateway(home, declaration, self.addresses)
+        self.gateway = LocalGateway(home, declaration, self.addresses, self.message_addresses)
 
     @abc.abstractmethod
     def addresses(self, version: Version) -> tuple[str, ...]:
@@ -87,6 +88,7 @@ class MachineDataPlane(DataPlane):
                         self._start_again(endpoint, version)
             self.gateway.prepare(world)
             self.supervisor.put("gateway", self.gateway.launch())
+            self._keep_dispatcher(world)
             self.supervisor.start(self.gateway.envoy_argv())
             self.gateway.await_ready()
             return True
@@ -117,6 +119,7 @@ class MachineDataPlane(DataPlane):
     def publish(self, world: World) -> None:
         if self.supervisor.alive():
             self.gateway.publish(world)
+            self._keep_dispatcher(world)
 
     def drain(self, version: Version, timeout_s: float, *, replicas: Sequence[int] | None = None) -> bool:
         folders = [self.replica_folder(version, n) for n in (range(version.replicas) if replicas is None else replicas)]
@@ -133,6 +136,13 @@ class MachineDataPlane(DataPlane):
             return looks >= wanted
 
         return not self.supervisor.alive() or wait_until(idle, timeout_s, every_s=_LOOK_S)
+
+    def _keep_dispatcher(self, world: World) -> None:
+        """Have a dispatcher run while there is an asynchronous endpoint, and only then."""
+        if any(endpoint.settings.is_async for endpoint in world.endpoints):
+            self.supervisor.put(_DISPATCHER, self.gateway.dispatcher())
+        elif _DISPATCHER in self.supervisor.names():
+            self.supervisor.remove([_DISPATCHER])
 
     def _start_again(self, endpoint: Endpoint, version: Version) -> None:
         """Start a version; where that fails its own status says why, and the others start all the same."""

@@ -1,0 +1,127 @@
+"""Writes down what a dispatcher does: one thread, and as many changes in a transaction as there are."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from mlflow_domino.errors import Unavailable
+from mlflow_domino.queue.database import Database
+from mlflow_domino.queue.turn import Turn
+
+__all__ = ["Clerk"]
+
+T = TypeVar("T")
+Change = Callable[[Turn], T]
+
+_JOINED = 128
+_FIRST_PAUSE_S = 0.1
+_LAST_PAUSE_S = 2.0
+
+
+class Clerk:
+    """Has changes written, in their order, whatever happens to the database meanwhile.
+
+    Parameters
+    ----------
+    database : Database
+    owner : str
+        The dispatcher's name.
+    clock : callable
+        Gives milliseconds since the epoch.
+    say : callable
+        Gets a line when the database fails, and when it is back.
+    """
+
+    def __init__(self, database: Database, owner: str, clock: Callable[[], int], say: Callable[[str], object]) -> None:
+        self._database = database
+        self._owner = owner
+        self._clock = clock
+        self._say = say
+        self._loop = asyncio.get_running_loop()
+        self._changed = threading.Condition()
+        self._changes: list[tuple[Change[Any], asyncio.Future[Any]]] = []
+        self._ended = False
+        self._thread = threading.Thread(target=self._work, name="clerk", daemon=True)
+        self._thread.start()
+
+    def do(self, change: Change[T]) -> asyncio.Future[T]:
+        """Return a future of what a change returns, set when it is on disk.
+
+        A change may be done again when its transaction failed: it must not count on being the first.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
+        with self._changed:
+            self._changes.append((change, future))
+            self._changed.notify()
+        return future
+
+    def end(self, timeout_s: float) -> None:
+        """Write what is still to be written, as far as there is time."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._changes or self._ended)
+                if not self._changes:
+                    return
+                taken = self._changes[:_JOINED]
+                del self._changes[: len(taken)]
+            done = self._write(taken)
+            try:
+                self._loop.call_soon_threadsafe(_tell, done)
+            except RuntimeError:  # the loop has ended: nobody wants to know
+                return
+
+    def _write(
+        self, taken: list[tuple[Change[Any], asyncio.Future[Any]]]
+    ) -> list[tuple[asyncio.Future[Any], Any, Exception | None]]:
+        try:
+            results = self._persist([change for change, _ in taken])
+            return [(future, result, None) for (_, future), result in zip(taken, results, strict=True)]
+        except Exception as error:
+            if len(taken) == 1:
+                return [(taken[0][1], None, error)]
+            return [one for each in taken for one in self._write([each])]  # whose fault it is
+
+    def _persist(self, changes: list[Change[Any]]) -> list[Any]:
+        pause_s = 0.0
+        while True:
+            try:
+                results = self._database.write(lambda connection: self._turn(connection, changes))
+            except Unavailable as error:
+                if not pause_s:
+                    self._say(str(error))
+                pause_s = min(max(_FIRST_PAUSE_S, pause_s * 2), _LAST_PAUSE_S)
+                with self._changed:
+                    if self._ended:
+                        raise
+                    self._changed.wait_for(lambda: self._ended, pause_s)
+            else:
+                if pause_s:
+                    self._say("the queue of predictions can be used again")
+                return results
+
+    def _turn(self, connection: sa.Connection, changes: list[Change[Any]]) -> list[Any]:
+        turn = Turn(connection, self._owner, self._clock())
+        results = [change(turn) for change in changes]
+        turn.end()
+        return results
+
+
+def _tell(done: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
+    for future, result, error in done:
+        if future.cancelled():
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

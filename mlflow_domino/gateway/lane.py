@@ -1,0 +1,318 @@
+"""One endpoint's way through a dispatcher: its leases, its replicas, and what runs on them."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow_domino.gateway import seldon
+from mlflow_domino.gateway.clerk import Clerk
+from mlflow_domino.gateway.inventory import AsyncEndpoint
+from mlflow_domino.gateway.seldon import Answered, Broken, Unreached
+from mlflow_domino.queue.prediction import Attempt, Lease, Outcome, State
+from mlflow_domino.queue.turn import Turn
+
+__all__ = ["Lane"]
+
+#: What is leased beyond what runs, so that quick models need not wait for the disk: work for so long, and no more.
+_AHEAD_S = 0.02
+_AHEAD = 32
+_FIRST_PAUSE_S = 0.05
+_LAST_PAUSE_S = 2.0
+#: The replica itself says that the time is over; then the connection is given up.
+_GRACE_S = 15.0
+
+
+@dataclass
+class _Replica:
+    """A replica of the version that predictions are sent to.
+
+    Attributes
+    ----------
+    refusals : int
+        How often in a row it could not take what was sent.
+    """
+
+    address: str
+    flying: int = 0
+    refusals: int = 0
+    closed: bool = False
+
+
+@dataclass
+class _Run:
+    """A prediction at a replica."""
+
+    lease: Lease
+    replica: _Replica
+    version: int
+    begun_ms: int
+    begun: float = field(default_factory=time.monotonic)
+    cancelled: bool = False
+
+
+class Lane:
+    """Sends an endpoint's predictions to its replicas, as many at once as these run.
+
+    Parameters
+    ----------
+    endpoint : AsyncEndpoint
+    max_result : int
+        Bytes.
+    clerk : Clerk
+    clock : callable
+        Gives milliseconds since the epoch.
+    """
+
+    def __init__(self, endpoint: AsyncEndpoint, max_result: int, clerk: Clerk, clock: Callable[[], int]) -> None:
+        self._endpoint = endpoint
+        self._max_result = max_result
+        self._clerk = clerk
+        self._clock = clock
+        self._replicas: dict[str, _Replica] = {}
+        self._ready: collections.deque[Lease] = collections.deque()
+        self._running: dict[str, _Run] = {}
+        self._storing: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._asking = self._dry = self._rung = False
+        self._mean_s = 1.0
+        self.follow(endpoint, max_result)
+
+    # ---- what the dispatcher tells it ----------------------------------------------------------------------------
+
+    def follow(self, endpoint: AsyncEndpoint, max_result: int) -> None:
+        """Send to the replicas that there are now; what runs on others goes on there."""
+        if endpoint.version != self._endpoint.version:
+            self._give_back()
+        self._endpoint, self._max_result = endpoint, max_result
+        self._replicas = {a: self._replicas.get(a) or _Replica(a) for a in endpoint.addresses}
+        self.ring()
+
+    def ring(self) -> None:
+        """Look whether something waits."""
+        self._dry, self._rung = False, True
+        self._pump()
+
+    def cancel(self, prediction_id: str) -> None:
+        """Stop a prediction, or note that it cannot be stopped."""
+        run = self._running.get(prediction_id)
+        if run is not None and not run.cancelled:
+            run.cancelled = True
+            self._begin(self._stop(run))
+            return
+        for lease in self._ready:
+            if lease.id == prediction_id:
+                self._ready.remove(lease)
+                self._store(lease, _finish(lease, _CANCELLED, self._keep_ms))
+                return
+
+    def drop(self, prediction_id: str) -> None:
+        """Forget a lease that another dispatcher has now; an answer that still comes is not stored."""
+        self._ready = collections.deque(lease for lease in self._ready if lease.id != prediction_id)
+        self._running.pop(prediction_id, None)
+        self._storing.pop(prediction_id, None)
+
+    def end(self) -> None:
+        """Send nothing more."""
+        self._endpoint = dataclasses.replace(self._endpoint, version=None, addresses=())
+        self._replicas = {}
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Return to the queue what was leased and not sent."""
+        while self._ready:
+            lease = self._ready.popleft()
+            self._store(lease, _release(lease))
+
+    def held(self) -> dict[str, int]:
+        """Return the fences of all its leases."""
+        return {
+            **{lease.id: lease.fence for lease in self._ready},
+            **{run.lease.id: run.lease.fence for run in self._running.values()},
+            **self._storing,
+        }
+
+    @property
+    def idle(self) -> bool:
+        return not (self._asking or self._ready or self._running or self._storing)
+
+    # ---- sending -------------------------------------------------------------------------------------------------
+
+    @property
+    def _keep_ms(self) -> int:
+        return int(self._endpoint.keep_s * 1000)
+
+    def _pump(self) -> None:
+        """Fill the replicas, and lease what they will run next."""
+        if self._endpoint.version is None:
+            return
+        while self._ready and (replica := self._free()) is not None:
+            lease = self._ready.popleft()
+            run = _Run(lease, replica, self._endpoint.version, self._clock())
+            self._running[lease.id] = run
+            replica.flying += 1
+            self._begin(self._run(run))
+        wanted = self._slots() - len(self._ready)
+        if wanted > 0 and not self._asking and not self._dry:
+            self._asking, self._rung = True, False
+            self._begin(self._lease(wanted, self._endpoint.version))
+
+    def _free(self) -> _Replica | None:
+        limit = self._endpoint.limit
+        free = [r for r in self._replicas.values() if r.flying < limit and not r.closed]
+        return min(free, key=lambda replica: replica.flying, default=None)
+
+    def _slots(self) -> int:
+        """Return how many leases can be used soon."""
+        limit = self._endpoint.limit
+        opened = [replica for replica in self._replicas.values() if not replica.closed]
+        free = sum(max(0, limit - replica.flying) for replica in opened)
+        return free + self._ahead() if opened else 0
+
+    def _ahead(self) -> int:
+        return min(_AHEAD, int(len(self._replicas) * self._endpoint.limit * _AHEAD_S / self._mean_s))
+
+    async def _lease(self, wanted: int, version: int) -> None:
+        capacity = len(self._replicas) * self._endpoint.limit + self._ahead() + self._elsewhere()
+        endpoint_id, keep_ms = self._endpoint.endpoint_id, self._keep_ms
+
+        def take(turn: Turn) -> list[Lease]:
+            return turn.take(endpoint_id, wanted, capacity=capacity, version=version, keep_ms=keep_ms)
+
+        try:
+            taken = await self._clerk.do(take)
+        finally:
+            self._asking = False
+        self._ready.extend(taken)
+        if version != self._endpoint.version:
+            self._give_back()
+        self._dry = len(taken) < wanted and not self._rung
+        self._pump()
+
+    def _elsewhere(self) -> int:
+        """Return how many run on replicas that get no more."""
+        return sum(self._replicas.get(run.replica.address) is not run.replica for run in self._running.values())
+
+    async def _run(self, run: _Run) -> None:
+        lease, timeout_s = run.lease, self._endpoint.timeout_s
+        body = seldon.message(lease.request, lease.id, lease.fence, run.begun_ms + int(timeout_s * 1000))
+        try:
+            token = Path(self._endpoint.token).read_text("ascii").strip()
+            answered = await seldon.predict(run.replica.address, token, body, timeout_s=timeout_s + _GRACE_S)
+        except (Unreached, OSError):
+            change = _release(lease)
+            self._close(run.replica)
+        except Broken as error:
+            change = self._lost(run, str(error))
+            self._close(run.replica)
+        else:
+            change = self._judged(run, answered)
+        run.replica.flying -= 1
+        if self._running.pop(lease.id, None) is not None:
+            self._store(lease, change)
+        self._pump()
+
+    # ---- answers -------------------------------------------------------------------------------------------------
+
+    def _judged(self, run: _Run, answered: Answered) -> Callable[[Turn], object]:
+        """Return what an answer means for the queue."""
+        if not answered.reason:
+            run.replica.refusals = 0
+            return self._succeeded(run, answered.result)
+        if answered.reason == "BUSY":
+            self._close(run.replica)
+            return _release(run.lease)
+        if run.cancelled:
+            return _finish(run.lease, _CANCELLED, self._keep_ms)
+        if answered.reason in ("NOT_READY", "TIMEOUT") or (answered.status >= 500 and answered.reason != "MODEL_ERROR"):
+            if answered.reason == "NOT_READY":
+                self._close(run.replica)
+            return self._lost(run, answered.info or answered.reason)
+        ran_ms = int((time.monotonic() - run.begun) * 1000)
+        return _finish(run.lease, Outcome(State.FAILED, errors=(answered.info,)), self._keep_ms, ran_ms)
+
+    def _succeeded(self, run: _Run, result: str) -> Callable[[Turn], object]:
+        ran_s = time.monotonic() - run.begun
+        self._mean_s += (ran_s - self._mean_s) * 0.2
+        size = len(result.encode())
+        outcome = Outcome(State.SUCCEEDED, result)
+        if size > self._max_result:
+            reason = (
+                f"the result has {size} bytes, more than {self._max_result} (async_max_result of the data plane); "
+                "return a reference to it instead"
+            )
+            outcome = Outcome(State.FAILED, errors=(reason,))
+        return _finish(run.lease, outcome, self._keep_ms, int(ran_s * 1000))
+
+    def _lost(self, run: _Run, reason: str) -> Callable[[Turn], object]:
+        """Return what to do with a run that came to no answer: try again, unless its time is over."""
+        timeout_s = self._endpoint.timeout_s
+        if time.monotonic() - run.begun >= timeout_s - 0.5:
+            outcome = Outcome(State.FAILED, errors=(f"it ran for longer than {timeout_s:g} s (async_timeout_s)",))
+            return _finish(run.lease, outcome, self._keep_ms, int(timeout_s * 1000))
+        attempt = Attempt(run.lease.fence, run.version, run.begun_ms, self._clock(), reason)
+        most, keep_ms = self._endpoint.max_attempts, self._keep_ms
+        # A version that an update took away is no fault of the prediction's.
+        strike = run.version == self._endpoint.version
+        return lambda turn: turn.lose(run.lease, attempt, most=most, keep_ms=keep_ms, strike=strike)
+
+    def _store(self, lease: Lease, change: Callable[[Turn], object]) -> None:
+        self._storing[lease.id] = lease.fence
+        self._begin(self._stored(lease, change))
+
+    async def _stored(self, lease: Lease, change: Callable[[Turn], object]) -> None:
+        await self._clerk.do(change)
+        if self._storing.get(lease.id) == lease.fence:
+            del self._storing[lease.id]
+
+    async def _stop(self, run: _Run) -> None:
+        token = Path(self._endpoint.token).read_text("ascii").strip()
+        if not await seldon.stop(run.replica.address, token, run.lease.id):
+            run.cancelled = False
+            await self._clerk.do(lambda turn: turn.keep_running(run.lease))
+
+    # ---- replicas ------------------------------------------------------------------------------------------------
+
+    def _close(self, replica: _Replica) -> None:
+        """Send nothing to a replica until it says that it is ready."""
+        replica.refusals += 1
+        if not replica.closed:
+            replica.closed = True
+            self._begin(self._open_when_ready(replica))
+
+    async def _open_when_ready(self, replica: _Replica) -> None:
+        pause_s = min(_FIRST_PAUSE_S * 2 ** min(replica.refusals - 1, 8), _LAST_PAUSE_S)
+        while self._replicas.get(replica.address) is replica:
+            await asyncio.sleep(pause_s)
+            if await seldon.ask_ready(replica.address):
+                replica.closed = False
+                self.ring()
+                return
+            pause_s = min(pause_s * 2, _LAST_PAUSE_S)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself would let go of it
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            raise task.exception()  # type: ignore[misc]  # the loop's handler ends the dispatcher
+
+
+_CANCELLED = Outcome(State.CANCELLED, errors=("cancelled while it ran",))
+
+
+def _finish(lease: Lease, outcome: Outcome, keep_ms: int, ran_ms: int | None = None) -> Callable[[Turn], object]:
+    return lambda turn: turn.finish(lease, outcome, keep_ms=keep_ms, ran_ms=ran_ms)
+
+
+def _release(lease: Lease) -> Callable[[Turn], object]:
+    return lambda turn: turn.release(lease)
