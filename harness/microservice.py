@@ -16,7 +16,7 @@ from .config import Config, read_config
 from .connection import Connection, NoConnection
 from .errors import LengthRequired, Refusal, TooLarge
 from .log import Redaction, install, log
-from .opening import open_microservice
+from .opening import ending_the_start, open_microservice
 from .readiness import Readiness
 from .relay import Relay
 from .slots import Slots
@@ -39,10 +39,11 @@ def start() -> Any:
     random.seed()
     slots = Slots(os.path.join(config.replica_dir, "slots"))
     status = Status(config.replica_dir, int(os.environ["DOMINO_MASTER"]), Redaction(config.secrets))
-    component = Component(config, slots, Relay(config), int(os.environ["DOMINO_SELDON_CAPACITY"]))
-    tokens = Tokens(config.tokens, digests=config.token_digests, open_to_all=config.open_to_all)
-    app = create_app(config, component, tokens, Readiness(slots, config.replica_dir), Connection())
-    open_microservice(config, slots, status)
+    with ending_the_start(slots, status):
+        component = Component(config, slots, Relay(config), int(os.environ["DOMINO_SELDON_CAPACITY"]))
+        tokens = Tokens(config.tokens, digests=config.token_digests, open_to_all=config.open_to_all)
+        app = create_app(config, component, tokens, Readiness(slots, config.replica_dir), Connection())
+        open_microservice(config, slots, status)
     return app
 
 

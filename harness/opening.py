@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from typing import Iterator
 
 from .config import Config
 from .log import log
 from .slots import Phase, Slots, State
 from .status import Status
 
-__all__ = ["open_microservice", "open_when_all_are_ready"]
+__all__ = ["ending_the_start", "open_microservice", "open_when_all_are_ready"]
 
 
 def open_when_all_are_ready(config: Config, slots: Slots, status: Status) -> None:
@@ -30,10 +32,23 @@ def open_when_all_are_ready(config: Config, slots: Slots, status: Status) -> Non
     log(f"ready, {slots.workers} worker(s) loaded and warm")
 
 
+@contextlib.contextmanager
+def ending_the_start(slots: Slots, status: Status) -> Iterator[None]:
+    """End the replica's start with an exception of the microservice's; one that is open already it leaves alone."""
+    try:
+        yield
+    except BaseException as error:
+        reason = f"seldon-core's microservice cannot start: {type(error).__name__}: {error}"
+        if slots.phase is Phase.STARTING and status.fail(reason):
+            slots.phase = Phase.FAILED  # the watchdog ends the rest
+        raise
+
+
 def open_microservice(config: Config, slots: Slots, status: Status) -> None:
     """Say that the microservice is loaded; where it comes back into a replica that is open, show its socket at once."""
     with status.locked():
         slots.microservice_ready = True
         if slots.phase is Phase.READY and config.socket:
-            os.rename(config.seldon_starting_socket, config.seldon_socket)
+            with contextlib.suppress(FileNotFoundError):  # a process that replaces another on the same socket
+                os.rename(config.seldon_starting_socket, config.seldon_socket)
     open_when_all_are_ready(config, slots, status)

@@ -21,7 +21,8 @@ if __package__ in (None, ""):
 from .config import Config, read_config  # noqa: E402 - importable from here on
 from .launch import SIGNALS, backlog, become_uwsgi, listen_on  # noqa: E402
 from .log import Redaction  # noqa: E402
-from .slots import Phase, Slots  # noqa: E402
+from .opening import ending_the_start  # noqa: E402
+from .slots import Slots  # noqa: E402
 from .status import Status  # noqa: E402
 
 __all__ = ["main"]
@@ -32,6 +33,7 @@ _SPARE = 8
 #: What of the replica's environment it needs; not the model's variables, nor what uWSGI told its own processes.
 _KEPT = re.compile(
     "PATH|HOME|USER|LANG|LC_.*|TZ|TMPDIR|DOMINO_.*|PREDICTIVE_UNIT_.*|PREDICTOR_.*|SELDON_.*|MODEL_METADATA"
+    "|INCLUDE_METRICS_IN_CLIENT_RESPONSE"
 )
 
 
@@ -40,25 +42,21 @@ def main() -> None:
     config = read_config(os.environ)
     slots = Slots(os.path.join(config.replica_dir, "slots"))
     status = Status(config.replica_dir, int(os.environ["DOMINO_MASTER"]), Redaction(config.secrets))
-    try:
+    with ending_the_start(slots, status):
         threads = min(config.capacity + _SPARE, _MOST_THREADS)
-        _clean_environment(capacity=threads - _SPARE)
+        clean = _environment(capacity=threads - _SPARE)
+        if clean != dict(os.environ):
+            # Again, since whoever may look at this process sees the environment that it was started with.
+            os.execve(sys.executable, [sys.executable, "-I", os.path.abspath(__file__)], clean)
         sockets = _listen(config, slots, status)
         become_uwsgi(_arguments(config, threads, [s.fileno() for s in sockets]))
-    except BaseException as error:
-        reason = f"seldon-core's microservice cannot start: {type(error).__name__}: {error}"
-        if slots.phase is Phase.STARTING and status.fail(reason):
-            slots.phase = Phase.FAILED
-        raise
 
 
-def _clean_environment(*, capacity: int) -> None:
+def _environment(*, capacity: int) -> dict[str, str]:
+    """Return what of the environment it needs."""
     variables = os.environ.get("DOMINO_VARIABLES", "").split(",")
-    for name in list(os.environ):
-        if name in variables or not _KEPT.fullmatch(name):
-            del os.environ[name]
-    os.environ["DOMINO_SELDON_CAPACITY"] = str(capacity)
-    os.environ["INCLUDE_METRICS_IN_CLIENT_RESPONSE"] = "false"
+    kept = {name: value for name, value in os.environ.items() if _KEPT.fullmatch(name) and name not in variables}
+    return {**kept, "DOMINO_SELDON_CAPACITY": str(capacity), "INCLUDE_METRICS_IN_CLIENT_RESPONSE": "false"}
 
 
 def _listen(config: Config, slots: Slots, status: Status) -> list[socket.socket]:
