@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from mlflow_domino.errors import InvalidInput
 from mlflow_domino.gateway.routes import Cluster, Route, RouteTable
 from mlflow_domino.gateway.routing import route_table
 from mlflow_domino.labels import KIND
-from mlflow_domino.models import Endpoint, Version, World, valid_id
+from mlflow_domino.models import Endpoint, Target, Version, World, valid_id
 from mlflow_domino.written import endpoint_of, version_of
 
 __all__ = ["Sight", "View"]
@@ -91,6 +91,7 @@ class View:
         self._lock = threading.Condition()
         self._records: dict[str, Endpoint | Version] = {}
         self._generation = 0
+        self._silent: frozenset[str] = frozenset()
         self._slices: dict[str, Manifest] = {}
         self._listed: set[str] = set()
         self._changes = 0
@@ -142,6 +143,7 @@ class View:
                 self._keep(one, version_of(data["version.json"], 0))
             elif kind == "generation":
                 self._generation = int(data["generation"])
+                self._silent = frozenset(str(data.get("silent", "")).split(","))
         except _DAMAGED as error:
             self._say(f"ConfigMap {_name(one)} cannot be read, and changes nothing: {type(error).__name__}: {error}")
 
@@ -178,10 +180,15 @@ class View:
     def sight(self) -> Sight:
         with self._lock:
             records = list(self._records.values())
-            slices, generation = list(self._slices.values()), self._generation
-        endpoints = sorted((r for r in records if isinstance(r, Endpoint)), key=lambda e: e.id)
+            slices, generation, silent = list(self._slices.values()), self._generation, self._silent
+        endpoints = sorted((_silenced(r, silent) for r in records if isinstance(r, Endpoint)), key=lambda e: e.id)
         versions = sorted((r for r in records if isinstance(r, Version)), key=lambda v: v.id)
         return Sight(generation, World(tuple(endpoints), tuple(versions)), _ready(slices))
+
+
+def _silenced(endpoint: Endpoint, silent: Set[str]) -> Endpoint:
+    """Return an endpoint as routes are to be made of it: whoever publishes may want it to refuse requests for a while."""
+    return dataclasses.replace(endpoint, target=Target.STOPPED) if endpoint.id in silent else endpoint
 
 
 def _name(one: Manifest) -> str:

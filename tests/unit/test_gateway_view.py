@@ -32,8 +32,8 @@ def version(version_id: str = V1, *, of: str = E, number: int = 1, **fields: Any
     return config_map(f"version-{version_id}", "version", **{"version.json": to_text(record)})
 
 
-def generation(number: int | str) -> dict[str, Any]:
-    return config_map("mlflow-domino-generation", "generation", generation=str(number))
+def generation(number: int | str, *silent: str) -> dict[str, Any]:
+    return config_map("mlflow-domino-generation", "generation", generation=str(number), silent=",".join(silent))
 
 
 def endpoint_slice(
@@ -219,6 +219,15 @@ def test_a_version_to_which_a_route_moves_is_late_until_all_its_replicas_are_kno
     assert view.sight().late(before) == set()
     view.change("MODIFIED", endpoint_slice(V2, moment=3))
     assert view.sight().late(view.sight().table(pytest.fail)) == {V2}
+
+
+def test_a_silenced_endpoint_refuses_requests_while_its_versions_finish_theirs(view: View) -> None:
+    fill(view, endpoint(latest=V1), version(), endpoint_slice(V1, ("10.0.0.1", READY)), generation(1, E, F))
+    table = view.sight().table(pytest.fail)
+    assert {(r.label, r.cluster, r.reason) for r in table.routes} == {("latest", None, "stopped")}
+    assert [c.name for c in table.clusters] == [V1]
+    view.change("MODIFIED", generation(2))
+    assert routes(view.sight().table(pytest.fail))["e/latest"] == V1
 
 
 def test_whoever_waits_is_woken_by_a_change(view: View) -> None:

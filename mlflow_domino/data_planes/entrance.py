@@ -1,0 +1,346 @@
+"""The entrance to a namespace of a cluster: the gateway's objects, installed, renewed, asked and removed.
+
+A gateway of an older release is rolled, pod after pod, while it serves: a new pod takes requests once it has read every
+record, an old one ends when it has nothing left to do. One that does not come up leaves the old one as it was.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from mlflow_domino import secret
+from mlflow_domino.builder import builder_of
+from mlflow_domino.cluster import Cluster
+from mlflow_domino.data_planes.address import url_of
+from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.data_planes.fleet import Fleet
+from mlflow_domino.data_planes.gateway_image import gateway_image, older, release
+from mlflow_domino.data_planes.installation import gateway_manifests, gateway_secret
+from mlflow_domino.data_planes.manifests import Place, to_yaml
+from mlflow_domino.dialect import Manifest
+from mlflow_domino.errors import Conflict, GatewayFailed, InvalidInput, NotFound, Unavailable
+from mlflow_domino.home import Home
+from mlflow_domino.image import dockerfile
+from mlflow_domino.labels import GATEWAY, GATEWAY_TOKENS, GENERATION_MAP, RELEASE, labels
+
+__all__ = ["Entrance"]
+
+Say = Callable[[str], object]
+
+_PUBLISH_S = 15.0
+_ROLLOUT_S = 300.0
+_ADDRESS_S = 120.0
+_END_S = 60.0
+_LOOK_S = 0.25
+_TELL_S = 10.0
+#: What a declaration may no longer want, and what goes with the gateway's last pod; the rest keeps its address.
+_OPTIONAL = ("PodDisruptionBudget", "Ingress")
+_KINDS = ("Deployment", *_OPTIONAL, "Service", "RoleBinding", "Role", "ServiceAccount")
+
+
+def _silently(_: str) -> None:
+    pass
+
+
+class Entrance:
+    """The gateway of a data plane.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    declaration : Declaration
+    home : Home
+        Where what is built is kept.
+    """
+
+    def __init__(self, cluster: Cluster, declaration: Declaration, home: Home) -> None:
+        self._cluster = cluster
+        self._declaration = declaration
+        self._home = home
+        self._fleet = Fleet(cluster)
+
+    # ---- what runs ---------------------------------------------------------------------------------------------------
+
+    def ensure(self, tokens: Mapping[str, str], say: Say = _silently) -> bool:
+        """Install the gateway where there is none, or one of an older release; false when there was nothing to do.
+
+        Parameters
+        ----------
+        tokens : mapping of str to str
+            The gateway's own token for each endpoint, by the endpoint's id.
+
+        Raises
+        ------
+        DominoError
+            As `install`.
+        """
+        self._put_tokens(tokens)
+        deployment = self._deployment()
+        if deployment is not None and deployment["spec"].get("replicas", 1) > 0 and not self._outdated(deployment):
+            return False
+        self.install(say)
+        return True
+
+    def alive(self) -> bool:
+        """Whether a gateway takes requests."""
+        return self._fleet.ready() > 0
+
+    def release(self) -> str:
+        """Return what this client would install: this package's release, or the image that is declared."""
+        return self._declaration.gateway_image or release()
+
+    def deployed(self) -> str:
+        """Return the release that is installed, empty where none is."""
+        deployment = self._deployment()
+        return _release_of(deployment) if deployment is not None else ""
+
+    def url(self) -> str:
+        """Return scheme, host and port that callers use.
+
+        Raises
+        ------
+        Unavailable
+            The gateway has no address.
+        """
+        return self._url
+
+    @functools.cached_property
+    def _url(self) -> str:
+        return url_of(self._cluster, self._declaration)
+
+    def publish(self, silent: Sequence[str] = (), *, timeout_s: float = _PUBLISH_S) -> None:
+        """Have every gateway read the records as they are now; return when each has accepted them.
+
+        Parameters
+        ----------
+        silent : sequence of str
+            Ids of endpoints whose callers get 503 until the next `publish`, whatever their records say.
+
+        Raises
+        ------
+        GatewayFailed
+            One of them did not in time; with its own reason.
+        """
+        deployment = self._deployment()
+        awaited = deployment is not None and deployment["spec"].get("replicas", 1) > 0
+        self._fleet.publish(silent, timeout_s=timeout_s, awaited=awaited)
+
+    def quiet(self) -> bool:
+        """Whether the last `publish` silenced an endpoint."""
+        return bool(self._fleet.silent())
+
+    def active(self, version_id: str) -> int:
+        """Return how many requests are at a version's replicas, or wait for one, in all gateways."""
+        return self._fleet.active(version_id)
+
+    # ---- installation ------------------------------------------------------------------------------------------------
+
+    def image(self, say: Say = _silently) -> str:
+        """Have the gateway's image where the cluster can pull it; return its name.
+
+        Raises
+        ------
+        DominoError
+            As `gateway_image`.
+        """
+        if self._declaration.gateway_image:
+            return self._declaration.gateway_image
+        return gateway_image(self._home, builder_of(), self._declaration, say)
+
+    def render(self, image: str) -> dict[str, str]:
+        """Return, by name, the files with which an administrator installs the gateway; nothing is done.
+
+        Parameters
+        ----------
+        image : str
+            As `image` returned it, or another one's of the same content; empty for a name that is to be filled in.
+        """
+        named = image or self._declaration.gateway_image
+        named = named or f"{self._declaration.registry or 'REGISTRY'}/mlflow-domino-gateway:{release()}"
+        objects = gateway_manifests(self._place, self._declaration, named, release=self.release())
+        before = (
+            "# Needs a Secret with a token for /metrics, which is in no file:\n"
+            f"#   kubectl create secret generic {GATEWAY} --from-literal=management-token=…\n"
+        )
+        files = {f"dockerfiles/{name}/Dockerfile": dockerfile(name) for name in ("packages", "gateway")}
+        return {"gateway.yaml": before + to_yaml(objects), **files}
+
+    def install(self, say: Say = _silently) -> None:
+        """Install the gateway, or make the one that is there what the declaration says; safe to repeat.
+
+        Raises
+        ------
+        InvalidInput
+            The declaration wants what the cluster does not grant, such as a node port that is taken.
+        GatewayFailed
+            It does not come up; with the pods' reasons. What was installed before goes on serving.
+        Unavailable
+            The cluster gives it no address in time.
+        """
+        image, ours = self.image(say), self.release()
+        before = self._deployment()
+        say(f"installing the gateway {ours} in the namespace {self._cluster.namespace!r} of {self._cluster} …")
+        self._put_management_token()
+        wanted = gateway_manifests(self._place, self._declaration, image, release=ours)
+        for manifest in wanted:
+            self._apply(manifest)
+        for kind in {*_OPTIONAL} - {manifest["kind"] for manifest in wanted}:
+            self._cluster.delete(kind, GATEWAY)
+        try:
+            self._await_rollout(ours, say)
+        except GatewayFailed:
+            if before is not None and before["spec"].get("replicas", 1) > 0:
+                self._cluster.apply(_as_written(before))
+            raise
+        vars(self).pop("_url", None)
+        self._await_address(say)
+
+    def remove(self) -> None:
+        """End the gateway, once its requests are done; its address and its tokens stay."""
+        for kind in ("Deployment", *_OPTIONAL):
+            self._cluster.delete(kind, GATEWAY)
+        self._cluster.delete("ConfigMap", GENERATION_MAP)
+        self._await_end()
+
+    def uninstall(self, *, force: bool = False) -> bool:
+        """Remove every object of the gateway's; false where there was none.
+
+        Parameters
+        ----------
+        force : bool
+            Also while endpoints exist; these cannot be called until it is installed again, perhaps at another address.
+
+        Raises
+        ------
+        Conflict
+            Endpoints exist.
+        """
+        endpoints = len(self._cluster.list("ConfigMap", labels("endpoint")))
+        if endpoints and not force:
+            raise Conflict(
+                f"The namespace {self._cluster.namespace!r} of {self._cluster} has {endpoints} endpoint"
+                f"{'' if endpoints == 1 else 's'}, which nobody could call any more; delete them first, or use --force."
+            )
+        there = [kind for kind in _KINDS if self._cluster.get(kind, GATEWAY) is not None]
+        for kind in there:
+            self._cluster.delete(kind, GATEWAY)
+        self._cluster.delete("Secret", GATEWAY)
+        self._cluster.delete("ConfigMap", GENERATION_MAP)
+        if not endpoints:
+            self._cluster.delete("Secret", GATEWAY_TOKENS)
+        self._await_end()
+        return bool(there)
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _place(self) -> Place:
+        return Place(self._cluster.namespace, self._declaration.pull_secret)
+
+    def _deployment(self) -> Manifest | None:
+        return self._cluster.get("Deployment", GATEWAY)
+
+    def _outdated(self, deployment: Manifest) -> bool:
+        deployed = _release_of(deployment)
+        if self._declaration.gateway_image:
+            return deployed != self._declaration.gateway_image
+        return older(deployed, release())
+
+    def _apply(self, manifest: Manifest) -> None:
+        try:
+            self._cluster.apply(manifest)
+        except InvalidInput as error:
+            if manifest["kind"] == "Service" and "allocated" in str(error):
+                raise InvalidInput(
+                    f"The node port {self._declaration.node_port} is taken in {self._cluster}: set another `node_port` "
+                    f"under [data_planes.{self._declaration.name}] in {self._home.config}, or none, and the cluster "
+                    "chooses one."
+                ) from error
+            raise
+
+    def _put_management_token(self) -> None:
+        found = (self._cluster.get("Secret", GATEWAY) or {}).get("data") or {}
+        values = {name: base64.b64decode(value).decode("utf-8") for name, value in found.items()}
+        values.setdefault("management-token", secret.new_token())
+        self._cluster.apply(gateway_secret(self._place, values))
+
+    def _put_tokens(self, tokens: Mapping[str, str]) -> None:
+        found = self._cluster.get("Secret", GATEWAY_TOKENS)
+        missing = tokens.keys() - ((found or {}).get("data") or {}).keys()
+        written = {name: base64.b64encode(tokens[name].encode()).decode() for name in sorted(missing)}
+        if found is None:
+            meta = {"name": GATEWAY_TOKENS, "labels": labels("gateway")}
+            self._cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": written})
+        elif written:
+            self._cluster.patch("Secret", GATEWAY_TOKENS, {"data": written})
+
+    def _await_rollout(self, ours: str, say: Say) -> None:
+        """Return when all pods are of our release and take requests."""
+        deadline, told = time.monotonic() + _ROLLOUT_S, time.monotonic()
+        while True:
+            deployment = self._deployment()
+            if deployment is None:
+                raise NotFound("Somebody removed the gateway while it was being installed.")
+            if _rolled_out(deployment):
+                return
+            trouble = self._fleet.trouble(ours) or _unmade(deployment)
+            if trouble or time.monotonic() > deadline:
+                reason = trouble or self._fleet.state(ours) or f"it was not ready within {_ROLLOUT_S:g} s"
+                raise GatewayFailed(
+                    f"The gateway does not come up in the namespace {self._cluster.namespace!r} of {self._cluster}: {reason}",
+                    log_tail=self._fleet.log_tail(ours),
+                )
+            if time.monotonic() - told > _TELL_S:
+                told = time.monotonic()
+                say(f"waiting for the gateway's pods … {self._fleet.state(ours)}".rstrip())
+            time.sleep(_LOOK_S)
+
+    def _await_address(self, say: Say) -> None:
+        deadline, told = time.monotonic() + _ADDRESS_S, time.monotonic()
+        while True:
+            try:
+                say(f"the gateway is at {self.url()}")
+                return
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+            if time.monotonic() - told > _TELL_S:
+                told = time.monotonic()
+                say("waiting for the cluster to give the gateway an address …")
+            time.sleep(_LOOK_S)
+
+    def _await_end(self) -> None:
+        """Wait for the pods to end; one whose requests take longer ends by itself."""
+        vars(self).pop("_url", None)
+        deadline = time.monotonic() + _END_S
+        while self._cluster.list("Pod", labels("gateway")) and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+
+
+def _release_of(deployment: Manifest) -> str:
+    return str((deployment["metadata"].get("annotations") or {}).get(RELEASE, ""))
+
+
+def _rolled_out(deployment: Manifest) -> bool:
+    status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
+    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+        return False
+    return bool(
+        wanted == status.get("updatedReplicas", 0) == status.get("replicas", 0) == status.get("availableReplicas", 0)
+    )
+
+
+def _unmade(deployment: Manifest) -> str:
+    """Return why pods cannot even be made, such as for want of quota."""
+    conditions = (deployment.get("status") or {}).get("conditions") or ()
+    failure = next((c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
+    return str(failure.get("message", "")) if failure else ""
+
+
+def _as_written(manifest: Manifest) -> Manifest:
+    """Return an object as whoever wrote it did, without what the server added."""
+    meta = {k: v for k, v in manifest["metadata"].items() if k in ("name", "namespace", "labels", "annotations")}
+    return {**{k: v for k, v in manifest.items() if k not in ("status", "metadata")}, "metadata": meta}
