@@ -49,7 +49,8 @@ class Component:
         self._relay = relay
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._mine: set[str] = set()
+        #: By request id, what their senders call them.
+        self._mine: dict[str, str] = {}
 
     def init_metadata(self) -> dict[str, Any]:
         name = self._config.endpoint_name or self._config.source.name or "model"
@@ -60,12 +61,19 @@ class Component:
             raise NotReady("the model is not loaded yet")
         return "healthy"
 
+    def stop(self, puid: str) -> bool:
+        """Stop the prediction that its sender calls so; false where none is running."""
+        with self._lock:
+            running = [request_id for request_id, name in self._mine.items() if name == puid]
+        stopped = [self._slots.stop(request_id) for request_id in running]
+        return any(stopped)
+
     def predict_raw(self, message: Any) -> dict[str, Any]:
         """Return the answer to a Seldon message, as JSON gave it; whatever goes wrong is a status document."""
         began, request_id = time.monotonic(), new_request_id()
         meta = _mapping(message, "meta")
         try:
-            answer, outcome = self._answer(message, _mapping(meta, "tags"), request_id), "succeeded"
+            answer, outcome = self._answer(message, meta, request_id), "succeeded"
         except Refusal as refusal:
             code, reason = refusal.status, _REASONS.get(refusal.status, "MODEL_ERROR")
             log(f"prediction {_word(meta.get('puid'))}: {reason}: {refusal.message}", request_id=request_id)
@@ -76,13 +84,13 @@ class Component:
         metrics = _metrics(outcome, (time.monotonic() - began) * 1000)
         return {**answer, "meta": {**told, "tags": tags, "metrics": metrics}}
 
-    def _answer(self, message: Any, tags: dict[str, Any], request_id: str) -> dict[str, Any]:
+    def _answer(self, message: Any, meta: dict[str, Any], request_id: str) -> dict[str, Any]:
         path, body, tabular = self._call(message)
-        deadline = self._deadline(tags)
+        deadline = self._deadline(_mapping(meta, "tags"))
         headers = {"X-Request-Id": request_id, "X-Domino-Deadline-Ms": str(int(deadline * 1000))}
         if "Authorization" in request.headers:
             headers["Authorization"] = request.headers["Authorization"]
-        self._enter(request_id)
+        self._enter(request_id, str(meta.get("puid", "")))
         try:
             status, raw = self._relay.post(
                 path, json.dumps(body).encode("utf-8"), headers, within_s=max(0.0, deadline - time.time())
@@ -127,7 +135,7 @@ class Component:
             raise Overdue("the time limit was over before the model could begin")
         return deadline
 
-    def _enter(self, request_id: str) -> None:
+    def _enter(self, request_id: str, puid: str) -> None:
         """Take a place, unless the replica is full: with ours, or with what an earlier microservice left running."""
         if self._slots.phase is not Phase.READY:
             raise NotReady("the model is not loaded yet")
@@ -141,11 +149,11 @@ class Component:
             ]
             if len(self._mine) + len(others) >= self._capacity:
                 raise Overloaded("the replica runs as many predictions as it can")
-            self._mine.add(request_id)
+            self._mine[request_id] = puid
 
     def _leave(self, request_id: str) -> None:
         with self._lock:
-            self._mine.discard(request_id)
+            self._mine.pop(request_id, None)
 
 
 def _mapping(value: Any, key: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 from .component import Component, failure
 from .config import Config, read_config
 from .connection import Connection, NoConnection
-from .errors import LengthRequired, Refusal, TooLarge
+from .errors import LengthRequired, NotFound, Refusal, TooLarge
 from .log import Redaction, install, log
 from .opening import ending_the_start, open_microservice
 from .readiness import Readiness
@@ -65,6 +65,12 @@ def create_app(
     def ready() -> Response:
         state = ("ok\n", 200) if readiness.open else ("starting\n", 503)
         return Response(*state, mimetype="text/plain", headers=readiness.headers(own=0))
+
+    @app.route("/api/v1.0/predictions/<puid>", methods=["DELETE"])
+    def stop(puid: str) -> Any:
+        if not component.stop(puid):
+            raise NotFound("no prediction of this id is running here")
+        return app.json.response(stopping=True), 202
 
     @app.before_request
     def guard() -> None:

@@ -13,7 +13,8 @@ header, 64 bytes      ``8s`` magic ``DOMINO1\\0``, ``I`` workers, ``I`` threads,
                       ``I`` microservice ready
 worker, 64 bytes each ``I`` pid, ``I`` state, ``I`` starts, ``I`` retiring, ``d`` heartbeat, ``d`` load_time_s,
                       ``d`` retired, ``Q`` requests (of this process)
-slot, 64 bytes each   ``d`` started (0: free), ``d`` deadline, ``16s`` request id, ``I`` overdue
+slot, 64 bytes each   ``d`` started (0: free), ``d`` deadline, ``16s`` request id, ``I`` overdue, ``16s`` id of the request
+                      that is to be stopped
 ====================  =================================================================================================
 
 Times are of ``time.monotonic()``, the same clock in all processes of a machine.
@@ -35,7 +36,7 @@ _BLOCK = 64
 _DOUBLE = struct.Struct("<d")
 _WORD = struct.Struct("<I")
 _WORKER = struct.Struct("<IIIIdddQ")
-_SLOT = struct.Struct("<dd16sI")
+_SLOT = struct.Struct("<dd16sI16s")
 _STARTS = struct.Struct("<d56x")
 
 
@@ -89,6 +90,8 @@ class SlotRecord(NamedTuple):
     deadline: float
     request_id: str
     overdue: int
+    #: Whether somebody wants it to be stopped.
+    unwanted: bool
 
 
 class Slots:
@@ -177,7 +180,7 @@ class Slots:
 
     def take(self, worker: int, index: int, request_id: str, deadline: float) -> None:
         at = self._slot(worker, index)
-        _SLOT.pack_into(self._map, at, 0.0, deadline, request_id.encode("ascii"), 0)
+        _SLOT.pack_into(self._map, at, 0.0, deadline, request_id.encode("ascii"), 0, b"")
         _DOUBLE.pack_into(self._map, at, time.monotonic())  # last: whoever sees a start sees its deadline too
 
     def free(self, worker: int, index: int) -> None:
@@ -185,6 +188,16 @@ class Slots:
 
     def mark_overdue(self, worker: int, index: int) -> None:
         _WORD.pack_into(self._map, self._slot(worker, index) + 32, 1)
+
+    def stop(self, request_id: str) -> bool:
+        """Have the watchdog stop a request as if its time were over; whether it is in flight."""
+        for worker in range(1, self.workers + 1):
+            for slot in self.in_flight(worker):
+                if slot.request_id == request_id:
+                    # By its id: the slot may be another request's by now, which is none of ours.
+                    struct.pack_into("<16s", self._map, self._slot(worker, slot.index) + 36, request_id.encode("ascii"))
+                    return True
+        return False
 
     def in_flight(self, worker: int) -> list[SlotRecord]:
         """Return the requests that a worker is at."""
@@ -198,8 +211,9 @@ class Slots:
         starts = _STARTS.iter_unpack(self._map[begin : begin + _BLOCK * self.threads])
         for index, (started,) in enumerate(starts):
             if started:
-                record = _SLOT.unpack_from(self._map, self._slot(worker, index))
-                yield SlotRecord(worker, index, record[0], record[1], record[2].rstrip(b"\0").decode(), record[3])
+                begun, deadline, name, overdue, unwanted = _SLOT.unpack_from(self._map, self._slot(worker, index))
+                request_id = name.rstrip(b"\0").decode()
+                yield SlotRecord(worker, index, begun, deadline, request_id, overdue, unwanted == name)
 
     def _slot(self, worker: int, index: int) -> int:
         return _BLOCK * (1 + self.workers + (worker - 1) * self.threads + index)

@@ -113,14 +113,15 @@ class Watchdog:
         if not alive(record.pid):
             self._slots.clear(worker)
             return
-        overdue = [slot for slot in flying if now > slot.deadline + _GRACE_S]
+        overdue = [slot for slot in flying if slot.unwanted or now > slot.deadline + _GRACE_S]
         for slot in overdue:
             if not slot.overdue:
                 self._slots.mark_overdue(worker, slot.index)
         if not overdue:
             return
         if not record.retiring:
-            log(f"over the time limit: worker {worker} is replaced", request_id=overdue[0].request_id)
+            why = "cancelled" if overdue[0].unwanted else "over the time limit"
+            log(f"{why}: worker {worker} is replaced", request_id=overdue[0].request_id)
             self._retire(worker, record.pid)
             return
         if self._may_kill(overdue, flying, record):

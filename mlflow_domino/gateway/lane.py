@@ -230,7 +230,9 @@ class Lane:
             return _release(run.lease)
         if run.cancelled:
             return _finish(run.lease, _CANCELLED, self._keep_ms)
-        if answered.reason in ("NOT_READY", "TIMEOUT") or (answered.status >= 500 and answered.reason != "MODEL_ERROR"):
+        if answered.reason in ("NOT_READY", "TIMEOUT", "UNAUTHORIZED") or (
+            answered.status >= 500 and answered.reason != "MODEL_ERROR"
+        ):
             if answered.reason == "NOT_READY":
                 self._close(run.replica)
             return self._lost(run, answered.info or answered.reason)

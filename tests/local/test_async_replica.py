@@ -199,6 +199,20 @@ def test_a_prediction_whose_time_is_over_does_not_begin(adds: AsyncReplica) -> N
     assert (answer.status, answer.json["status"]["reason"]) == (504, "TIMEOUT")
 
 
+def test_a_prediction_is_stopped_when_the_gateway_says_so_and_its_neighbour_is_not(python: Path) -> None:
+    with serving_messages("sleeps", python, workers=2) as replica, ThreadPoolExecutor(2) as pool:
+        running = pool.submit(replica.predict, seconds=60)
+        neighbour = pool.submit(replica.post, {"data": {"seconds": 2}})
+        poll(lambda: replica.in_flight == 2)
+        assert replica.ask("DELETE", f"{PREDICT}/another").status == 404
+        assert replica.ask("DELETE", f"{PREDICT}/p-1", authorization=caller()).status == 401
+        assert replica.ask("DELETE", f"{PREDICT}/p-1").status == 202
+        assert running.result().json["status"]["reason"] == "NOT_READY"
+        assert neighbour.result().status == 200
+        assert replica.ask("DELETE", f"{PREDICT}/p-1").status == 404
+        poll(lambda: replica.predict(seconds=0).status == 200)
+
+
 # ---- processes -------------------------------------------------------------------------------------------------------
 
 
