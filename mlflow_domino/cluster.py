@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Generator, Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 from mlflow_domino.dialect import Kind, Manifest, fitted, kind_of, replacement, stable
 from mlflow_domino.errors import AlreadyExists, Conflict, Expired, InvalidInput, NotFound, Unavailable, Unsupported
@@ -240,7 +241,7 @@ class Cluster:
         verb = {"GET": "get", "POST": "create", "PUT": "update", "DELETE": "delete"}[method]
         call = self._call(verb, kind_of("Pod"), pod, "proxy")
         path, _, query = path.partition("?")
-        pairs = [(k, v) for k, _, v in (part.partition("=") for part in query.split("&") if part)]
+        pairs = parse_qsl(query, keep_blank_values=True)
         url = f"{self._path(kind_of('Pod'), f'{pod}:{port}', 'proxy')}/{path.lstrip('/')}"
         answer = self._transport.attempt(call, method, url, query=pairs, read_s=timeout_s)
         if answer.response is not None:

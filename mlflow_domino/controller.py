@@ -102,7 +102,7 @@ class Controller:
         """
         _check_name(name)
         parse(config)  # before anything is made
-        self.plane.up(self._rollout.world())
+        self._rollout.up()
         existing = next((e for e in self.records.endpoints() if e.name == name), None)
         if existing is not None and existing.latest is not None:
             raise AlreadyExists(f"Endpoint {name!r} exists; `update` publishes a new version of it.")
@@ -130,7 +130,7 @@ class Controller:
             return self.scale(name, parse(config)[0].replicas)
         if model_uri is None and endpoint.latest is None:
             raise InvalidInput(f"Endpoint {name!r} has no version yet: name a model with -m.")
-        self.plane.up(self._rollout.world())
+        self._rollout.up()
         with self._journal.changing(endpoint.id, "update") as endpoint:
             self._publish_version(endpoint, model_uri, config)
             self._discard_old(endpoint.id)
@@ -147,7 +147,7 @@ class Controller:
     def start(self, name: str) -> EndpointView:
         """Run a stopped endpoint's versions again, and route to them when they answer."""
         endpoint = self._find(name)
-        self.plane.up(self._rollout.world())
+        self._rollout.up()
         with self._journal.changing(endpoint.id, "start") as endpoint:
             if endpoint.latest is None:
                 raise InvalidInput(f"Endpoint {name!r} has no version yet; `update` publishes one.")
@@ -170,7 +170,7 @@ class Controller:
             raise InvalidInput(
                 f"Endpoint {name!r} has basic routing; `update -C routing_mode=advanced` adds labels/prod."
             )
-        self.plane.up(self._rollout.world())
+        self._rollout.up()
         with self._journal.changing(endpoint.id, "promote") as endpoint:
             version = self._version(endpoint, number=number)
             self._ensure_running(endpoint, version)
@@ -180,7 +180,7 @@ class Controller:
     def rollback(self, name: str, number: int | None = None) -> EndpointView:
         """Point `latest` at an older version, the one before by default."""
         endpoint = self._find(name)
-        self.plane.up(self._rollout.world())
+        self._rollout.up()
         with self._journal.changing(endpoint.id, "rollback") as endpoint:
             if number is None and endpoint.previous is None:
                 raise InvalidInput(f"Endpoint {name!r} has no earlier version to go back to.")
@@ -196,7 +196,7 @@ class Controller:
         """Run so many replicas of each routed version."""
         parse({"replicas": replicas})
         endpoint = self._find(name)
-        self.plane.up(self._rollout.world())
+        self._rollout.up()
         with self._journal.changing(endpoint.id, "scale") as endpoint:
             for version_id in routed(endpoint):
                 self._scale_version(endpoint, self._version(endpoint, version_id=version_id), replicas)
@@ -262,7 +262,7 @@ class Controller:
 
     def up(self) -> bool:
         """Start the data plane, with every endpoint as it was; false when it is up already."""
-        return self.plane.up(self._rollout.world())
+        return self._rollout.up()
 
     def down(self) -> None:
         """Finish the requests in flight, then stop everything; `up` brings it back as it was."""

@@ -82,10 +82,12 @@ class Journal:
     def _settle(self, operation: Operation) -> None:
         endpoint = next((e for e in self._records.endpoints() if e.id == operation.endpoint_id), None)
         if endpoint is None:
-            self._records.remove_endpoint(operation.endpoint_id)  # what else is its; not every place removes all at once
+            self._records.remove_endpoint(
+                operation.endpoint_id
+            )  # what else is its; not every place removes all at once
             return
         what = f"`{operation.verb}` of {endpoint.name!r} was interrupted (process {operation.pid})"
-        self._plane.up(self._rollout.world())
+        self._rollout.up()
         if operation.verb == "delete":
             self._rollout.remove(endpoint)
             self._say(f"{what}: finished it.")

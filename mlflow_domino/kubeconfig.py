@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlflow_domino.errors import InvalidInput, NotFound, Unavailable
+from mlflow_domino.errors import InvalidInput, Unavailable
 
 __all__ = ["Connection", "connect"]
 
@@ -61,10 +61,8 @@ def connect(context: str, namespace: str, kubeconfig: str | None = None) -> Conn
 
     Raises
     ------
-    NotFound
-        No such context; names those that there are.
     InvalidInput
-        A kubeconfig cannot be read.
+        No such context (names those that there are), or a kubeconfig that cannot be read.
     Unavailable
         The program that a kubeconfig names gave no credentials.
     """
@@ -110,9 +108,9 @@ def _choose(wanted: str, files: Sequence[Path]) -> _Context | None:
     if wanted and wanted not in contexts:
         there = f"there are: {', '.join(sorted(contexts))}" if contexts else "there is none at all"
         where = ", ".join(map(str, files)) or "no file that exists; set KUBECONFIG"
-        raise NotFound(f"No context {wanted!r} in the kubeconfig ({where}); {there}.")
+        raise InvalidInput(f"No context {wanted!r} in the kubeconfig ({where}); {there}.")
     if current and current not in contexts and not wanted:
-        raise NotFound(
+        raise InvalidInput(
             f"The kubeconfig's current context {current!r} is not in it; `kubectl config use-context` sets it."
         )
     return contexts.get(wanted or current)
@@ -134,7 +132,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _from_pod(namespace: str) -> Connection:
     if not (_IN_CLUSTER / "token").exists() or not os.environ.get("KUBERNETES_SERVICE_HOST"):
-        raise NotFound(
+        raise InvalidInput(
             "No Kubernetes cluster is configured: the kubeconfig has no current context, and this is no pod. Set "
             "KUBECONFIG, `kubectl config use-context`, or `context` of the data plane."
         )

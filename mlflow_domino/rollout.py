@@ -46,6 +46,10 @@ class Rollout:
         ids = {e.id for e in endpoints}
         return World(tuple(endpoints), tuple(v for v in self._records.versions() if v.endpoint_id in ids))
 
+    def up(self) -> bool:
+        """Start the data plane, with every version whose target is to run; false when it is up already."""
+        return self._plane.up(self.world(), self._say)
+
     def publish(self) -> None:
         """Route as the records say. Two processes never write routes at once, and the later one has read later."""
         with self._records.lock("records"):

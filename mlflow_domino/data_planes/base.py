@@ -56,8 +56,14 @@ class DataPlane(abc.ABC):
     caution: str = ""
 
     @abc.abstractmethod
-    def up(self, world: World) -> bool:
+    def up(self, world: World, log: Log) -> bool:
         """Start what must run before anything else can (supervisor, gateway), and all versions whose target is to run.
+
+        Parameters
+        ----------
+        world : World
+        log : callable
+            Told what takes its time.
 
         Returns
         -------

@@ -64,10 +64,10 @@ class DockerDataPlane(MachineDataPlane):
 
     # ---- the contract ------------------------------------------------------------------------------------------------
 
-    def up(self, world: World) -> bool:
+    def up(self, world: World, log: Log) -> bool:
         self.engine.check()
         self.home.ensure()
-        return super().up(world)
+        return super().up(world, log)
 
     def clear(self, world: World) -> None:
         super().clear(world)

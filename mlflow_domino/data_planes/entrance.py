@@ -28,7 +28,7 @@ from mlflow_domino.labels import GATEWAY, GATEWAY_TOKENS, GENERATION_MAP, RELEAS
 
 __all__ = ["Entrance"]
 
-Say = Callable[[str], object]
+Say = Callable[[str], None]
 
 _PUBLISH_S = 15.0
 _ROLLOUT_S = 300.0

@@ -63,8 +63,8 @@ class KubernetesDataPlane(DataPlane):
 
     # ---- the data plane ----------------------------------------------------------------------------------------------
 
-    def up(self, world: World) -> bool:
-        installed = self.entrance.ensure(self._own_tokens(world))
+    def up(self, world: World, log: Log) -> bool:
+        installed = self.entrance.ensure(self._own_tokens(world), log)
         begun = self.entrance.quiet()
         for endpoint in world.endpoints:
             for version in world.versions:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlflow_domino import logs, secret, source
 from mlflow_domino.data_planes import replica
-from mlflow_domino.data_planes.base import DataPlane, Observation, World
+from mlflow_domino.data_planes.base import DataPlane, Log, Observation, World
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.gateway import LocalGateway
 from mlflow_domino.data_planes.supervisor import Supervisor, wait_until
@@ -76,7 +76,7 @@ class MachineDataPlane(DataPlane):
     def url(self) -> str:
         return self.declaration.base_url
 
-    def up(self, world: World) -> bool:
+    def up(self, world: World, log: Log) -> bool:
         with self.home.lock(self._lock):
             if self.supervisor.alive():
                 return False

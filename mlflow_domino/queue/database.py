@@ -66,6 +66,7 @@ class Database:
         if self.sqlite:
             self._file = Path(str(parsed.database))
             self._lock = _FileLock(self._file.with_name(f"{self._file.name}-lock"))
+            self._file.touch(mode=0o600)  # what SQLite puts beside it takes its mode
             self._writer = _sqlite(parsed, "BEGIN IMMEDIATE", pool_size=1)
             self._reader = _sqlite(parsed, "BEGIN", pool_size=_READERS)
         else:
@@ -77,8 +78,6 @@ class Database:
         except BaseException:
             self.close()
             raise
-        if self.sqlite:
-            self._file.chmod(0o600)
 
     def close(self) -> None:
         self._writer.dispose()

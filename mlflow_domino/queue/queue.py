@@ -307,10 +307,11 @@ def _keyed(connection: sa.Connection, submission: Submission, prediction_id: str
     row = {
         "endpoint_id": submission.endpoint_id, "key": submission.key, "prediction_id": prediction_id, "digest": submission.digest,
     }  # fmt: skip
-    if connection.execute(insert(connection, keys).values(**row).on_conflict_do_nothing()).rowcount == 1:
-        return None
+    connection.execute(insert(connection, keys).values(**row).on_conflict_do_nothing())
     same = (keys.c.endpoint_id == submission.endpoint_id) & (keys.c.key == submission.key)
     known = connection.execute(sa.select(keys).where(same)).one()
+    if known.prediction_id == prediction_id:
+        return None
     if known.digest != submission.digest:
         raise Conflict("This Idempotency-Key was used for another request.")
     return str(known.prediction_id)
