@@ -391,11 +391,6 @@ def test_a_namespace_that_is_not_there_is_named_with_the_command_that_makes_it(n
     nowhere.close()
 
 
-def test_a_context_that_is_not_there_is_named_with_those_that_are() -> None:
-    with pytest.raises(InvalidInput, match=r"No context 'prod' .*there are: .*local.*remote"):
-        Cluster("prod").get("ConfigMap", "a")
-
-
 def test_a_quota_that_is_used_up_is_told_in_the_servers_words(namespace: Cluster) -> None:
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "a", "labels": OURS}}
     namespace.create({**quota, "spec": {"hard": {"services": "0"}}})
@@ -505,3 +500,27 @@ def test_a_program_that_gives_no_credentials_is_said(namespace: Cluster, tmp_pat
         Unavailable, match="program that the kubeconfig names for the context 'own' gave no credentials"
     ):
         programmed.get("ConfigMap", "none")
+
+
+def test_a_pod_finds_its_own_cluster_and_namespace(
+    namespace: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account(namespace, tmp_path, "inside", [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]).close()
+    document = yaml.safe_load((tmp_path / "inside.yaml").read_text())
+    authority = Path(document["clusters"][0]["cluster"]["certificate-authority"])
+    folder = tmp_path / "serviceaccount"  # as the kubelet mounts it
+    folder.mkdir()
+    (folder / "ca.crt").write_bytes(authority.read_bytes())
+    (folder / "namespace").write_text(namespace.namespace)
+    (folder / "token").write_text(document["users"][0]["user"]["token"])
+    monkeypatch.setattr("mlflow_domino.kubeconfig._IN_CLUSTER", folder)
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(folder / "token"))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(folder / "ca.crt"))
+    host, port = namespace.server.removeprefix("https://").split(":")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
+    inside = Cluster(kubeconfig=str(tmp_path / "none"))
+    assert (inside.context, inside.namespace, inside.server) == ("in-cluster", namespace.namespace, namespace.server)
+    eventually(lambda: inside.may("get", "ConfigMap"))
+    assert inside.get("ConfigMap", "none") is None
+    inside.close()
