@@ -306,7 +306,7 @@ def _container(version: Version, image: str, tier: Tier, variables: Sequence[str
         "terminationMessagePath": _LAST_WORDS,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "lifecycle": {"preStop": {"exec": {"command": _sleep(_moving_s(settings, tier))}}},
-        **_probes(settings),
+        **_probes(settings, tier),
         "volumeMounts": _mounts(version),
     }
     if variables:
@@ -314,7 +314,7 @@ def _container(version: Version, image: str, tier: Tier, variables: Sequence[str
     return container
 
 
-def _probes(settings: Settings) -> Manifest:
+def _probes(settings: Settings, tier: Tier) -> Manifest:
     """Return the probes: seldom whether it lives, each second whether it takes requests, so that a start costs none."""
 
     def probe(path: str, *, period_s: int, failures: int, delay_s: int = 0) -> Manifest:
@@ -330,10 +330,12 @@ def _probes(settings: Settings) -> Manifest:
     # The harness itself gives up first, and says why.
     starting = math.ceil(settings.start_timeout_s) + _SLACK_S
     threshold = settings.failure_threshold
+    # Kubelets of old go on asking while a pod ends, when nobody answers: they must not end it before its time.
+    patience = max(threshold, math.ceil(grace_s(settings, tier) / settings.health_period_s) + 1)
     return {
         "startupProbe": probe("/ready", period_s=1, failures=starting, delay_s=settings.initial_delay_s),
         "readinessProbe": probe("/ready", period_s=1, failures=threshold),
-        "livenessProbe": probe("/health", period_s=settings.health_period_s, failures=threshold),
+        "livenessProbe": probe("/health", period_s=settings.health_period_s, failures=patience),
     }
 
 

@@ -198,7 +198,7 @@ def test_on_spot_machines_a_pod_ends_within_the_notice(notice_s: int, sleep_s: i
 
 
 def test_probes_ask_the_port_that_is_never_busy_as_the_health_settings_say() -> None:
-    container = container_of(objects(published(**SETTINGS["health"], start_timeout_s=30)))
+    container = container_of(objects(published(**SETTINGS["health"], start_timeout_s=30, request_timeout_s=1)))
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"http": 8080, "probe": 8081}
     startup, ready, live = (container[f"{name}Probe"] for name in ("startup", "readiness", "liveness"))
@@ -212,6 +212,13 @@ def test_probes_ask_the_port_that_is_never_busy_as_the_health_settings_say() -> 
     assert startup["failureThreshold"] > 30  # the harness gives up first, and says why
     assert (live["periodSeconds"], live["timeoutSeconds"], live["failureThreshold"]) == (3, 2, 9)
     assert (ready["periodSeconds"], ready["timeoutSeconds"], ready["failureThreshold"]) == (1, 2, 9)
+
+
+@pytest.mark.parametrize("timeout_s", [1, 60, 3600])
+def test_no_pod_is_taken_for_dead_while_it_ends(timeout_s: int) -> None:
+    found = objects(published(request_timeout_s=timeout_s))
+    live = container_of(found)["livenessProbe"]
+    assert live["periodSeconds"] * live["failureThreshold"] > pod_of(found)["terminationGracePeriodSeconds"]
 
 
 def test_a_tier_chooses_resources_and_nodes() -> None:
