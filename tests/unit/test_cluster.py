@@ -321,9 +321,9 @@ def test_the_time_is_the_servers(server: Server, cluster: Cluster) -> None:
 
 def test_a_pod_is_distinguished_from_the_server_that_asks_it(server: Server, cluster: Cluster) -> None:
     server.script = lambda *_: (503, {"X-Why": "busy"}, [b"busy"])
-    code, headers, body = cluster.proxy("pod", 8421, "ready?a=%20&b=")
+    code, headers, body = cluster.proxy("pod", 8421, "ready?a=%26&b=")
     assert (code, headers["X-Why"], body) == (503, "busy", b"busy")
-    assert server.asked == ["GET /api/v1/namespaces/n/pods/pod:8421/proxy/ready?a=%20&b="]
+    assert server.asked == ["GET /api/v1/namespaces/n/pods/pod:8421/proxy/ready?a=%26&b="]
     server.script = lambda *_: status(503, "ServiceUnavailable", "error trying to reach service: dial tcp: refused")
     with pytest.raises(Unavailable, match=r"The pod 'pod' .* does not answer on port 8421"):
         cluster.proxy("pod", 8421, "/ready")
