@@ -34,6 +34,8 @@ _PUBLISH_S = 15.0
 _ROLLOUT_S = 300.0
 _ADDRESS_S = 120.0
 _END_S = 60.0
+#: Of pods that nobody needs any more.
+_LAST_S = 2
 _LOOK_S = 0.25
 _TELL_S = 10.0
 #: What a declaration may no longer want, and what goes with the gateway's last pod; the rest keeps its address.
@@ -199,7 +201,7 @@ class Entrance:
         self._await_address(say)
 
     def remove(self) -> None:
-        """End the gateway, once its requests are done; its address and its tokens stay."""
+        """End the gateway, which has nothing left to do; its address and its tokens stay."""
         for kind in ("Deployment", *_OPTIONAL):
             self._cluster.delete(kind, GATEWAY)
         self._cluster.delete("ConfigMap", GENERATION_MAP)
@@ -313,8 +315,10 @@ class Entrance:
             time.sleep(_LOOK_S)
 
     def _await_end(self) -> None:
-        """Wait for the pods to end; one whose requests take longer ends by itself."""
+        """Have the pods end, which need not be left alone with callers that keep a connection, and wait for that."""
         vars(self).pop("_url", None)
+        for pod in self._cluster.list("Pod", labels("gateway")):
+            self._cluster.delete("Pod", pod["metadata"]["name"], grace_s=_LAST_S)
         deadline = time.monotonic() + _END_S
         while self._cluster.list("Pod", labels("gateway")) and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
