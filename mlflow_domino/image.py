@@ -4,26 +4,23 @@ The packages are fetched and laid out here, by uv, for the environment's Python 
 downloads nothing and knows no index, no password and no certificate. So nothing secret can be in a layer, any builder
 will do, and the first image is built once for each lock: a change of code sends the second alone.
 
-Contexts are deterministic: sorted, owners and times zeroed, byte code by content. Tags are hashes of everything that
-decides the content, so that what is there already is not built again.
+Contexts are deterministic, byte code by content. Tags are hashes of everything that decides the content, so that what
+is there already is not built again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
-import stat
-import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from mlflow_domino.builder import Builder
+from mlflow_domino.context import Entry, context, entries
 from mlflow_domino.errors import EnvironmentFailed, Failed, InvalidInput
 from mlflow_domino.home import Home, read_json, write_json
 
@@ -32,11 +29,8 @@ __all__ = [
     "ENVIRONMENT",
     "UID",
     "Base",
-    "Entry",
     "Images",
-    "context",
     "dockerfile",
-    "entries",
     "image_named",
     "site_packages",
     "virtual_environment",
@@ -117,18 +111,6 @@ class Base:
         minor = int(version.split(".")[1]) if re.fullmatch(r"2\.\d+", version) else 17
         fit = max((known for known in (17, 28, *range(31, 41)) if known <= minor), default=17)
         return f"{self.machine}-manylinux_2_{fit}"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One member of a context: a file of this machine, content that we made, a link, or a folder with nothing in it."""
-
-    name: str
-    path: Path | None = None
-    content: bytes = b""
-    link: str = ""
-    program: bool = False
-    folder: bool = False
 
 
 class Images:
@@ -331,60 +313,6 @@ def _script(entry: Entry, name: str) -> Entry:
     if first.startswith(b"#!") and b"python" in first:
         content = f"#!{ENVIRONMENT}/bin/python".encode() + newline + rest
     return Entry(name, content=content, link=entry.link, program=True)
-
-
-def entries(root: Path, into: str, *, byte_code: bool = False) -> Iterator[Entry]:
-    """Yield what a folder holds, as members of a context below `into`.
-
-    Parameters
-    ----------
-    byte_code : bool
-        Whether byte code goes with it; what Python keeps on this machine is none for an image.
-    """
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if byte_code or name != "__pycache__")
-        if not folders and not files and Path(folder) != root:
-            yield Entry(f"{into}/{Path(folder).relative_to(root)}", folder=True)
-        for name in sorted([*files, *(n for n in folders if os.path.islink(os.path.join(folder, n)))]):
-            path = Path(folder) / name
-            member = f"{into}/{path.relative_to(root)}"
-            if path.is_symlink():
-                yield Entry(member, link=os.readlink(path))
-            else:
-                yield Entry(member, path=path, program=bool(path.stat().st_mode & stat.S_IXUSR))
-
-
-def context(members: Sequence[Entry], archive: IO[bytes]) -> str:
-    """Write a context as a tar archive: the same members give the same bytes. Return their SHA-256."""
-    folders = sorted({str(parent) for m in members for parent in Path(m.name).parents if str(parent) != "."})
-    named = {m.name: m for m in members}
-    with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name in sorted({*folders, *named}):
-            _add(tar, named.get(name), name)
-    archive.seek(0)
-    digest = hashlib.sha256()
-    while block := archive.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _add(tar: tarfile.TarFile, member: Entry | None, name: str) -> None:
-    info = tarfile.TarInfo(name)
-    if member is None or member.folder:
-        info.type, info.mode = tarfile.DIRTYPE, 0o755
-        tar.addfile(info)
-    elif member.link:
-        info.type, info.linkname, info.mode = tarfile.SYMTYPE, member.link, 0o777
-        tar.addfile(info)
-    else:
-        info.mode = 0o755 if member.program else 0o644
-        if member.path is None:
-            info.size = len(member.content)
-            tar.addfile(info, io.BytesIO(member.content))
-        else:
-            with member.path.open("rb") as file:
-                info.size = os.fstat(file.fileno()).st_size
-                tar.addfile(info, file)
 
 
 def _digest(*parts: str) -> str:

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from mlflow_domino.builder import Builder
+from mlflow_domino.context import Entry, context
 from mlflow_domino.errors import DominoError, EnvironmentFailed, Failed, NotFound, Unavailable
-from mlflow_domino.image import Entry, context
 from tests.registry import PASSWORD, USER, Registry, registry
 
 NAME = "mlflow-domino-test/builders"

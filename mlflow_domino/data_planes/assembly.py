@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from mlflow_domino import logs, source, tree
 from mlflow_domino.builder import Builder
 from mlflow_domino.config import Secrets, Settings
+from mlflow_domino.context import Entry, entries
 from mlflow_domino.data_planes.base import Log
 from mlflow_domino.data_planes.declaration import tables
 from mlflow_domino.data_planes.machine import harness_settings, install_harness
 from mlflow_domino.data_planes.tier import tier_named
 from mlflow_domino.errors import InvalidInput, NotFound
 from mlflow_domino.home import Home, write_text
-from mlflow_domino.image import ENDPOINT_IMAGES, ENVIRONMENT, Entry, Images, entries, image_named, site_packages
+from mlflow_domino.image import ENDPOINT_IMAGES, ENVIRONMENT, Images, image_named, site_packages
 from mlflow_domino.models import Artifact, Version
 
 if TYPE_CHECKING:

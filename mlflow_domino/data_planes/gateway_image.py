@@ -18,10 +18,11 @@ from pathlib import Path
 from mlflow_domino import __version__
 from mlflow_domino.builder import Builder
 from mlflow_domino.config import Secrets, Settings
+from mlflow_domino.context import Entry
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.errors import EnvironmentFailed, InvalidInput
 from mlflow_domino.home import Home, write_text
-from mlflow_domino.image import ENVIRONMENT, Base, Entry, Images, dockerfile, site_packages
+from mlflow_domino.image import ENVIRONMENT, Base, Images, dockerfile, site_packages
 from mlflow_domino.indexes import Indexes
 from mlflow_domino.requirements import Requirements
 from mlflow_domino.resolver import Uv

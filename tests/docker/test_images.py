@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mlflow_domino import prune, render
+from mlflow_domino.context import Entry, context
 from mlflow_domino.engine import Engine
 from mlflow_domino.errors import DominoError, EnvironmentFailed
-from mlflow_domino.image import Entry, context
 from tests.deployment import ECHO, Deployment
 from tests.packages import Index, make_wheel
 

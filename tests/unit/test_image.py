@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_domino.context import Entry, context
 from mlflow_domino.errors import InvalidInput
-from mlflow_domino.image import Base, Entry, context, image_named, virtual_environment
+from mlflow_domino.image import Base, image_named, virtual_environment
 
 
 @pytest.mark.parametrize(
