@@ -52,7 +52,9 @@ def create_app(inventory_file: Path) -> Flask:
     """
     app = Flask(__name__, static_folder=None)
     read = InventoryFile(inventory_file)
-    app.register_blueprint(Predictions(read).blueprint())
+    predictions = Predictions(read)
+    app.register_blueprint(predictions.blueprint())
+    app.extensions["predictions"] = predictions
 
     @app.get("/")
     def discover() -> Response:
@@ -77,7 +79,9 @@ def create_app(inventory_file: Path) -> Flask:
         inventory = read()
         if not carries(request.headers.get("Authorization", ""), Path(inventory.management_token)):
             return _unauthorized()
-        return Response(_collect(inventory), content_type=CONTENT_TYPE)
+        exposition = _collect(inventory)
+        predictions.measure(exposition)
+        return Response(exposition.text(), content_type=CONTENT_TYPE)
 
     @app.errorhandler(Refusal)
     def declined(refusal: Refusal) -> Response:
@@ -122,7 +126,7 @@ def _unauthorized() -> Response:
     return answer
 
 
-def _collect(inventory: Inventory) -> str:
+def _collect(inventory: Inventory) -> Exposition:
     exposition = Exposition()
     with contextlib.suppress(GatewayFailed):
         exposition.add(by_endpoint(Admin(Path(inventory.admin)).exposition(_ENVOY_STATISTICS)))
@@ -133,7 +137,7 @@ def _collect(inventory: Inventory) -> str:
         exposition.gauge("domino_replica_up", "Whether the replica answers.", text is not None, labels)
         if text is not None:
             exposition.add(text, labels)
-    return exposition.text()
+    return exposition
 
 
 def _scrape(replica: Replica) -> str | None:

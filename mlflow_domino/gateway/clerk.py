@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from mlflow_domino.errors import Unavailable
 from mlflow_domino.queue.database import Database
 from mlflow_domino.queue.turn import Turn
 
-__all__ = ["Clerk"]
+__all__ = ["Clerk", "in_thread"]
 
 T = TypeVar("T")
 Change = Callable[[Turn], T]
@@ -76,10 +77,8 @@ class Clerk:
                 taken = self._changes[:_JOINED]
                 del self._changes[: len(taken)]
             done = self._write(taken)
-            try:
+            with contextlib.suppress(RuntimeError):  # as below
                 self._loop.call_soon_threadsafe(_tell, done)
-            except RuntimeError:  # the loop has ended: nobody wants to know
-                return
 
     def _write(
         self, taken: list[tuple[Change[Any], asyncio.Future[Any]]]
@@ -115,6 +114,23 @@ class Clerk:
         results = [change(turn) for change in changes]
         turn.end()
         return results
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Return what `work` returns, from a thread for which the end of this process does not wait."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            told: list[tuple[asyncio.Future[Any], Any, Exception | None]] = [(future, work(), None)]
+        except Exception as error:
+            told = [(future, None, error)]
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody wants to know
+            loop.call_soon_threadsafe(_tell, told)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await future
 
 
 def _tell(done: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_domino.errors import GatewayFailed, Unavailable
-from mlflow_domino.gateway.clerk import Clerk
+from mlflow_domino.gateway.clerk import Clerk, in_thread
+from mlflow_domino.gateway.deliveries import Deliveries
 from mlflow_domino.gateway.inventory import Inventory, InventoryFile, QueueAccess
 from mlflow_domino.gateway.lane import Lane
 from mlflow_domino.gateway.wake import hang_bell
@@ -65,21 +66,33 @@ class Dispatcher:
         self._seen: dict[tuple[str, int, int], float] = {}
         self._alone = False
         self._keep_ms: dict[str, int] = {}
+        self._private_webhooks = False
 
     async def run(self) -> None:
         """Dispatch until SIGTERM, SIGINT or the supervisor's end."""
-        loop = asyncio.get_running_loop()
         ended = asyncio.Event()
-        self._end_with(loop, ended)
+        self._end_with(asyncio.get_running_loop(), ended)
+        tasks = [asyncio.ensure_future(self._dispatch()), asyncio.ensure_future(ended.wait())]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for task in done:
+            task.result()
+
+    async def _dispatch(self) -> None:
         access = await self._access()
         url = Path(access.database).read_text("utf-8").strip()
-        database = await loop.run_in_executor(None, self._open, url)
-        self._alone = await loop.run_in_executor(None, database.claim)
+        database = await in_thread(lambda: self._open(url))
+        self._alone = await in_thread(database.claim)
         clerk = Clerk(database, uuid.uuid4().hex, self._clock, self._say)
         bell = hang_bell(access.wake)
-        loop.add_reader(bell.fileno(), self._listen, bell)
+        asyncio.get_running_loop().add_reader(bell.fileno(), self._listen, bell)
         self._say("dispatching predictions")
-        works = [self._follow(clerk, access), self._poll(), self._beat(clerk), self._sweep(clerk), ended.wait()]
+        works = [
+            self._follow(clerk, access), self._poll(), self._beat(clerk), self._sweep(clerk),
+            Deliveries(clerk, private=lambda: self._private_webhooks).run(),
+        ]  # fmt: skip
         tasks = [asyncio.ensure_future(work) for work in works]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -88,7 +101,7 @@ class Dispatcher:
         finally:
             for task in tasks:
                 task.cancel()
-            loop.remove_reader(bell.fileno())
+            asyncio.get_running_loop().remove_reader(bell.fileno())
             bell.close()
             await self._leave(clerk)
             database.close()
@@ -136,7 +149,7 @@ class Dispatcher:
         late = time.monotonic() + _LAST_ANSWERS_S
         while not all(lane.idle for lane in lanes) and time.monotonic() < late:
             await asyncio.sleep(_LOOK_S / 10)
-        await asyncio.get_running_loop().run_in_executor(None, clerk.end, _END_S)
+        await in_thread(lambda: clerk.end(_END_S))
 
     # ---- what it does all the time -------------------------------------------------------------------------------
 
@@ -156,6 +169,7 @@ class Dispatcher:
 
     def _arrange(self, inventory: Inventory, clerk: Clerk) -> None:
         max_result = inventory.queue.max_result if inventory.queue else 0
+        self._private_webhooks = bool(inventory.queue and inventory.queue.private_webhooks)
         wanted = {endpoint.endpoint_id: endpoint for endpoint in inventory.asynchronous}
         self._keep_ms = {endpoint_id: int(endpoint.keep_s * 1000) for endpoint_id, endpoint in wanted.items()}
         for endpoint_id in set(self._lanes) - set(wanted):

@@ -45,9 +45,28 @@ class Exposition:
 
     def gauge(self, name: str, words: str, value: float, labels: Mapping[str, str]) -> None:
         """Add one sample of a gauge of ours."""
+        self._sample("gauge", name, words, value, labels)
+
+    def counter(self, name: str, words: str, value: float, labels: Mapping[str, str]) -> None:
+        """Add one sample of a counter of ours."""
+        self._sample("counter", name, words, value, labels)
+
+    def histogram(
+        self, name: str, words: str, buckets: Mapping[float, int], total: float, labels: Mapping[str, str]
+    ) -> None:
+        """Add one histogram of ours; `buckets` are cumulative, by their upper limits, of which the last is infinite."""
+        for limit, value in buckets.items():
+            own = {**labels, "le": "+Inf" if limit == float("inf") else f"{limit:g}"}
+            self._sample("histogram", name, words, value, own, suffix="_bucket")
+        self._sample("histogram", name, words, total, labels, suffix="_sum")
+        self._sample("histogram", name, words, max(buckets.values()), labels, suffix="_count")
+
+    def _sample(
+        self, kind: str, name: str, words: str, value: float, labels: Mapping[str, str], *, suffix: str = ""
+    ) -> None:
         family = self._family(name)
-        family.comments.update(HELP=words, TYPE="gauge")
-        family.samples.append(f"{name}{_merged('', labels)} {value:g}")
+        family.comments.update(HELP=words, TYPE=kind)
+        family.samples.append(f"{name}{suffix}{_merged('', labels)} {_number(value)}")
 
     def text(self) -> str:
         lines = []
@@ -70,6 +89,10 @@ def by_endpoint(text: str) -> str:
         return f'endpoint="{route[1]}",route="{route[2].replace("labels_", "labels/")}"'
 
     return re.sub(r'envoy_route="([^"]*)"', renamed, text.replace('envoy_virtual_host="models",', ""))
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 def _merged(own: str, labels: Mapping[str, str]) -> str:

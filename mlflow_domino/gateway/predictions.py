@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response, request
 
-from mlflow_domino.errors import Conflict, InvalidInput, NotFound
+from mlflow_domino.errors import Conflict, GatewayFailed, InvalidInput, NotFound, Unavailable, Unsupported
 from mlflow_domino.gateway.callers import Callers, carries
 from mlflow_domino.gateway.inventory import AsyncEndpoint, Inventory
+from mlflow_domino.gateway.metrics import Exposition
 from mlflow_domino.gateway.submissions import Limits, parse, wait_of
 from mlflow_domino.gateway.told import brief, detailed
 from mlflow_domino.gateway.wake import ring
@@ -197,6 +198,27 @@ class Predictions:
             raise Refusal(404, "NOT_FOUND", "there is no such asynchronous endpoint")
         self._queue(inventory).forget(endpoint_id)
         return Response(status=204)
+
+    # ---- beside the routes ---------------------------------------------------------------------------------------
+
+    def measure(self, exposition: Exposition) -> None:
+        """Add the metrics of all asynchronous endpoints, as far as the queue can be used now."""
+        inventory = self._inventory()
+        if inventory.queue is None:
+            return
+        from mlflow_domino.gateway.measures import add_measures
+
+        up = False
+        with contextlib.suppress(Unavailable):
+            endpoints = [endpoint.endpoint_id for endpoint in inventory.asynchronous]
+            add_measures(exposition, self._queue(inventory), endpoints, now_ms())
+            up = True
+        exposition.gauge("domino_async_queue_up", "Whether the queue of predictions can be used.", up, {})
+
+    def warm_up(self) -> None:
+        """Open the queue, where there is one, before the first caller has to wait for that."""
+        with contextlib.suppress(GatewayFailed, Unavailable, Unsupported, Refusal, OSError):
+            self._queue(self._inventory())
 
     # ---- inside --------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 from mlflow_domino.gateway.app import create_app, watch_certificate
@@ -60,3 +61,4 @@ if __name__ == "__main__":
 elif _INVENTORY in os.environ:
     application = create_app(Path(os.environ[_INVENTORY]))
     watch_certificate(Path(os.environ[_INVENTORY]), report=lambda reason: print(reason, file=sys.stderr, flush=True))
+    threading.Thread(target=application.extensions["predictions"].warm_up, daemon=True).start()

@@ -184,8 +184,8 @@ class Delivery:
     ----------
     id : str
         The same at each attempt.
-    document : mapping
-        What is to be told, without time and signature.
+    data : dict
+        What is to be told.
     """
 
     id: str
@@ -194,4 +194,5 @@ class Delivery:
     url: str
     secret: str
     attempts: int
-    document: dict[str, Any]
+    ended_ms: int
+    data: dict[str, Any]

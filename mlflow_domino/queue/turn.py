@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 
-from mlflow_domino.queue.prediction import FINISHED, Attempt, Lease, Outcome, State
+from mlflow_domino.queue.deliveries import claim, delivered, undelivered
+from mlflow_domino.queue.prediction import FINISHED, Attempt, Delivery, Lease, Outcome, State
 from mlflow_domino.queue.rows import attempts_from, attempts_to, count
 from mlflow_domino.queue.schema import deliveries, keys, predictions
 
@@ -126,7 +127,8 @@ class Turn:
             "due_ms": self._at_ms + keep_ms, "errors": json.dumps(outcome.errors, ensure_ascii=False) if outcome.errors else None,
         }  # fmt: skip
         if not self._change(lease.id, lease.fence, values):
-            self._tally[lease.endpoint_id, "fenced"] += 1
+            if self._connection.scalar(sa.select(_columns.id).where(_columns.id == lease.id)):
+                self._tally[lease.endpoint_id, "fenced"] += 1
             return False
         self._tally[lease.endpoint_id, outcome.state.name.lower()] += 1
         if ran_ms is not None:
@@ -248,6 +250,19 @@ class Turn:
                 self._connection.execute(predictions.delete().where(_columns.id.in_(ids), old))
                 removed += len(ids)
         return removed
+
+    # ---- webhooks ------------------------------------------------------------------------------------------------
+
+    def claim(self, limit: int, busy: Iterable[str]) -> list[Delivery]:
+        """Return webhooks to call now, of endpoints that are not `busy`."""
+        return claim(self._connection, self._at_ms, limit, busy=busy)
+
+    def delivered(self, delivery: Delivery) -> None:
+        delivered(self._connection, delivery, self._at_ms)
+
+    def undelivered(self, delivery: Delivery, reason: str, *, again: bool) -> None:
+        undelivered(self._connection, delivery, reason, self._at_ms, again=again)
+        self._tally[delivery.endpoint_id, "webhook_failures"] += 1
 
     def _tell(self, ids: Sequence[str]) -> None:
         """Have the webhooks of predictions called."""
