@@ -27,7 +27,7 @@ from mlflow_domino.data_planes.base import Log, World
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, MachineDataPlane, harness_settings
 from mlflow_domino.data_planes.replica import ReplicaState
-from mlflow_domino.data_planes.tier import Tier, tier_named
+from mlflow_domino.data_planes.tier import Tier, tier_named, unenforced
 from mlflow_domino.engine import Engine
 from mlflow_domino.errors import DominoError, Failed, NotFound, Unavailable
 from mlflow_domino.home import Home, read_json, write_text
@@ -95,7 +95,9 @@ class DockerDataPlane(MachineDataPlane):
         return {**files, **shown}
 
     def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
-        return self.assembly.build(version, secrets, log)
+        notes = unenforced(version.settings, self.home, self.declaration)
+        built = self.assembly.build(version, secrets, log)
+        return replace(built, notes=(*built.notes, *notes))
 
     def start(self, endpoint: Endpoint, version: Version) -> None:
         there = {int(c["Labels"][_REPLICA]): c for c in self.containers(version)}

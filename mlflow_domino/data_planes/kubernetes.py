@@ -114,6 +114,7 @@ class KubernetesDataPlane(DataPlane):
         }
 
     def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
+        self._tier(version)  # a wrong one is known before anything is built
         registry = self._registry()
         return self._assembly.build(version, secrets, log, registry=registry)
 
@@ -223,7 +224,7 @@ class KubernetesDataPlane(DataPlane):
         return self.declaration.registry
 
     def _tier(self, version: Version) -> Tier:
-        return tier_named(version.settings.hardware_tier, self.home)
+        return tier_named(version.settings.hardware_tier, self.home, plane=self.name)
 
     def _ensure(self, endpoint: Endpoint, version: Version) -> bool:
         """Have the version's objects be there, with its replicas; whether something was changed is returned."""

@@ -16,6 +16,7 @@ from mlflow_domino.data_planes import replica
 from mlflow_domino.data_planes.base import Log, World
 from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, MachineDataPlane, harness_settings, install_harness
 from mlflow_domino.data_planes.supervisor import Launch, clean_environment
+from mlflow_domino.data_planes.tier import unenforced
 from mlflow_domino.errors import Failed
 from mlflow_domino.home import write_json, write_text
 from mlflow_domino.models import Artifact, Endpoint, Version
@@ -68,7 +69,7 @@ class LocalDataPlane(MachineDataPlane):
             lock=hashlib.sha256(built.lock_text.encode()).hexdigest(),
             harness=install_harness(self.home),
             python_version=built.python_version,
-            notes=(*built.notes, *_unlimited(version)),
+            notes=(*built.notes, *unenforced(version.settings, self.home, self.declaration)),
             seldon=seldon,
         )
 
@@ -162,11 +163,6 @@ class LocalDataPlane(MachineDataPlane):
         return harness_settings(
             endpoint, version, path=str(path), tokens=str(self.home.tokens(endpoint.id)), seldon_python=python
         )
-
-
-def _unlimited(version: Version) -> tuple[str, ...]:
-    tier = version.settings.hardware_tier
-    return (f"hardware_tier={tier} limits nothing here: replicas share this machine",) if tier else ()
 
 
 def _silent(_line: str) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlflow_domino.data_planes.declaration import tables
+from mlflow_domino.config import Settings
+from mlflow_domino.data_planes.declaration import Declaration, tables
 from mlflow_domino.errors import InvalidInput, NotFound
 from mlflow_domino.home import Home
 from mlflow_domino.parsers import boolean, decimal, size, text, whole
 
-__all__ = ["Tier", "tier_named"]
+__all__ = ["Tier", "tier_named", "unenforced"]
 
 #: The shortest notice before a Spot machine goes that clouds give, less what it takes to reach the pod.
 _NOTICE_S = 25
@@ -24,6 +25,11 @@ _SPOT_TAINTS = (
     ("eks.amazonaws.com/capacityType", "SPOT"),
     ("karpenter.sh/capacity-type", "spot"),
 )
+#: Settings that mean something there alone.
+_ON_KUBERNETES = (
+    "initial_delay_s", "health_period_s", "health_timeout_s", "failure_threshold", "strict_node_anti_affinity",
+    "read_only_root",
+)  # fmt: skip
 _KEY = r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 _VALUE = r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?"
 _EFFECTS = ("", "NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -112,6 +118,30 @@ def tier_named(name: str, home: Home, *, plane: str = "") -> Tier:
             f"use -t domino:/{tier.data_plane} or another tier."
         )
     return tier
+
+
+def unenforced(settings: Settings, home: Home, declaration: Declaration) -> tuple[str, ...]:
+    """Return what a person should know of the settings that a data plane does nothing about.
+
+    Raises
+    ------
+    NotFound, InvalidInput
+        As `tier_named`; the local data plane asks for no table, since it enforces nothing.
+    """
+    kind, name = declaration.kind, settings.hardware_tier
+    notes = []
+    if name and kind == "local":
+        notes.append(f"hardware_tier={name} limits nothing here: replicas share this machine")
+    elif name:
+        keys = tier_named(name, home, plane=declaration.name).unenforced(kind)
+        notes += [f"hardware_tier={name}: nothing here enforces {', '.join(keys)}"] if keys else []
+    if kind != "kubernetes":
+        ours = [key for key in _ON_KUBERNETES if getattr(settings, key) != getattr(Settings(), key)]
+        notes += [f"{', '.join(ours)}: for Kubernetes only; here replicas look after themselves"] if ours else []
+    if kind == "local":
+        others = [v for v in settings.volumes if v.mount_path != v.path]
+        notes += [f"volumes: nothing is mounted here, where {v.mount_path} is {v.path} itself" for v in others]
+    return tuple(notes)
 
 
 def _checked(table: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_domino.data_planes.tier import Tier, tier_named
+from mlflow_domino.config import parse
+from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.data_planes.tier import Tier, tier_named, unenforced
 from mlflow_domino.errors import DominoError, InvalidInput, NotFound
 from mlflow_domino.home import Home
 
@@ -83,3 +85,29 @@ def test_what_a_data_plane_cannot_enforce_is_known(tmp_path: Path) -> None:
     assert found.unenforced("kubernetes") == ()
     assert found.unenforced("docker") == ("node_selector", "spot")
     assert found.unenforced("local") == ("cores", "node_selector", "spot")
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "notes"),
+    [
+        ("local", {}, ()),
+        ("local", {"hardware_tier": "t"}, ("hardware_tier=t limits nothing here: replicas share this machine",)),
+        ("docker", {"hardware_tier": "t"}, ("hardware_tier=t: nothing here enforces spot",)),
+        ("kubernetes", {"hardware_tier": "t", "health_period_s": 5}, ()),
+        (
+            "docker",
+            {"healthCheck": {"periodSeconds": 5}, "strict_node_anti_affinity": True},
+            ("health_period_s, strict_node_anti_affinity: for Kubernetes only; here replicas look after themselves",),
+        ),
+        (
+            "local",
+            {"volumes": [{"name": n, "mountPath": m, "path": "/srv"} for n, m in (("a", "/data"), ("b", "/srv"))]},
+            ("volumes: nothing is mounted here, where /data is /srv itself",),
+        ),
+    ],
+)
+def test_what_a_data_plane_does_nothing_about_is_said(
+    tmp_path: Path, kind: str, config: dict[str, object], notes: tuple[str, ...]
+) -> None:
+    (tmp_path / "config.toml").write_text("[hardware_tiers.t]\ncores = 1\nspot = true\n")
+    assert unenforced(parse(config)[0], Home(tmp_path), Declaration(kind, kind)) == notes
