@@ -318,7 +318,7 @@ http.server.HTTPServer(("", 8080), Handler).serve_forever()
 
 
 @pytest.fixture(scope="module")
-def pod(namespace: Cluster) -> str:
+def pod(namespace: Cluster) -> Iterator[str]:
     """A pod that answers over HTTP."""
     engine, image = Engine(), f"{REGISTRY}/test-cluster/python:3.11"
     try:
@@ -326,6 +326,7 @@ def pod(namespace: Cluster) -> str:
         engine.push(image, lambda _: None)
     except DominoError as error:
         pytest.skip(f"no image for a pod: {error}")
+    engine.remove_image(image)  # the registry has it
     container = {"name": "model", "image": image, "command": ["python", "-c", PROGRAM]}
     spec = {"containers": [container], "terminationGracePeriodSeconds": 0}
     namespace.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec})
@@ -336,7 +337,8 @@ def pod(namespace: Cluster) -> str:
         return any(s["ready"] for s in found["status"].get("containerStatuses", ()))
 
     eventually(ready, within=120)
-    return "pod"
+    yield "pod"
+    namespace.delete("Pod", "pod")
 
 
 def test_a_pod_is_asked_through_the_server(namespace: Cluster, pod: str) -> None:
