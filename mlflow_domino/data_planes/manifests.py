@@ -16,7 +16,7 @@ from typing import Any
 
 from mlflow_domino.config import Settings
 from mlflow_domino.data_planes.assembly import working_folder
-from mlflow_domino.data_planes.machine import harness_settings
+from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, harness_settings
 from mlflow_domino.data_planes.tier import Tier
 from mlflow_domino.dialect import Manifest
 from mlflow_domino.errors import InvalidInput
@@ -63,6 +63,8 @@ _LAST_WORDS = "/dev/termination-log"
 _MOVE_S = 5
 #: What Domino's grace period has on top of the request's own time.
 _SLACK_S = 5
+#: Of that, what the replica gets to end with nothing to do.
+_END_S = 2
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _OBJECT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _IMAGE = re.compile(r"[a-z0-9][\w.:/@-]{0,511}", re.ASCII)
@@ -227,7 +229,7 @@ def disruption_budget(meta: Manifest, selected: Mapping[str, str]) -> Manifest:
 def _config_map(meta: Manifest, endpoint: Endpoint, version: Version, tier: Tier) -> Manifest:
     settings = harness_settings(endpoint, version, path=working_folder(version), tokens=_TOKENS)
     # Whoever deletes a pod, or drains its node, cuts no request off: the grace period has room for the longest.
-    settings["drain_s"] = max(1, grace_s(version.settings, tier) - _moving_s(version.settings, tier) - 2)
+    settings["drain_s"] = max(1, grace_s(version.settings, tier) - _moving_s(version.settings, tier) - _END_S)
     document = json.dumps(settings, indent=1, sort_keys=True) + "\n"
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"harness.json": document}}
 
@@ -305,7 +307,7 @@ def _container(version: Version, image: str, tier: Tier, variables: Sequence[str
         "securityContext": container_security(read_only=_read_only(version)),
         "terminationMessagePath": _LAST_WORDS,
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "lifecycle": {"preStop": {"exec": {"command": _sleep(_moving_s(settings, tier))}}},
+        "lifecycle": {"preStop": {"exec": {"command": _leave(settings, tier)}}},
         **_probes(settings, tier),
         "volumeMounts": _mounts(version),
     }
@@ -344,9 +346,11 @@ def _moving_s(settings: Settings, tier: Tier) -> int:
     return min(_MOVE_S, max(1, grace_s(settings, tier) // 3))
 
 
-def _sleep(seconds: int) -> list[str]:
-    # The environment's own Python: an image need not have any other program.
-    return [f"{ENVIRONMENT}/bin/python", "-I", "-S", "-c", f"import time; time.sleep({seconds})"]
+def _leave(settings: Settings, tier: Tier) -> list[str]:
+    """Return the command that a pod runs before its replica is told to end; an image need not have any other program."""
+    limit_s = max(1, grace_s(settings, tier) - _END_S)
+    program = f"/opt/domino/harness/{HARNESS_PACKAGE}/leaving.py"
+    return [f"{ENVIRONMENT}/bin/python", "-I", program, str(_moving_s(settings, tier)), str(limit_s)]
 
 
 def _resources(tier: Tier) -> Manifest:
