@@ -19,6 +19,7 @@ from typing import Any
 
 from mlflow_domino.errors import InvalidInput
 from mlflow_domino.parsers import Parser, boolean, choice, decimal, listing, size, text, whole
+from mlflow_domino.repositories import git_repos
 from mlflow_domino.volumes import Volume, volumes, volumes_from_json
 
 __all__ = ["Secrets", "Settings", "describe", "parse", "settings_from_json", "settings_to_json"]
@@ -52,6 +53,9 @@ class Settings:
     function: str = option("predict", _NAME, "function in `file` that answers requests")
     exclude_files: tuple[str, ...] = option(
         (), listing(r"[^\x00-\x1f]{1,1024}", "patterns"), "files of the project to leave out, as in .modelignore"
+    )
+    git_repos: tuple[str, ...] = option(
+        (), git_repos, "Git repositories that become folders of the project, fetched when a version is made"
     )
     environment: tuple[str, ...] = option(
         (),

@@ -317,10 +317,12 @@ class Controller:
             if model_uri is None:
                 old = self._version(endpoint, version_id=endpoint.latest)
                 self.plane.restore(old, self._say)
-                fetched = source.again(self.home.version(old.id), old.source, settings, folder)
+                fetched = source.again(
+                    self.home.version(old.id), old.source, settings, folder, self._say, variables=secrets.variables
+                )
             else:
                 self._say(f"fetching {source.shown(model_uri)} …")
-                fetched = source.fetch(model_uri, settings, folder, self._say)
+                fetched = source.fetch(model_uri, settings, folder, self._say, variables=secrets.variables)
             fresh = self.records.save_endpoint(
                 dataclasses.replace(self._find(endpoint.id), next_number=endpoint.next_number + 1)
             )

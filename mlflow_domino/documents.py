@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from typing import Any
 
@@ -93,6 +94,7 @@ def _file_source(source: FileSource) -> dict[str, Any]:
         "function": source.function,
         "commit": source.commit,
         "dirty": list(source.dirty),
+        "repositories": [dataclasses.asdict(repository) for repository in source.repositories],
     }
 
 
@@ -103,7 +105,8 @@ def describe_source(made: Version) -> str:
         return source.resolved_uri if source.resolved_uri == source.uri else f"{source.resolved_uri} ({source.uri})"
     commit = f" at {source.commit[:10]}" if source.commit else ""
     dirty = f" and {len(source.dirty)} changed" if source.dirty else ""
-    return f"{source.uri}{commit}{dirty}: {source.file}, {source.function}"
+    attached = "".join(f", {r.folder} {r.uri} at {r.commit[:10]}" for r in source.repositories)
+    return f"{source.uri}{commit}{dirty}: {source.file}, {source.function}{attached}"
 
 
 def token(known: Token) -> dict[str, Any]:

@@ -171,6 +171,10 @@ def _fetch_commit(run: _Git, address: Address) -> str:
         run("fetch", "--quiet", "--depth", "1", "--no-tags", "origin", address.ref or "HEAD")
         return run("rev-parse", "--verify", "FETCH_HEAD^{commit}").strip()
     run("fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*")
+    if not address.ref:
+        with contextlib.suppress(_GitError):  # whole, from a server that knows no depth
+            run("fetch", "--quiet", "origin", "HEAD")
+            return run("rev-parse", "--verify", "FETCH_HEAD^{commit}").strip()
     for name in (f"refs/remotes/origin/{address.ref}", address.ref):
         with contextlib.suppress(_GitError):
             return run("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").strip()

@@ -20,6 +20,7 @@ __all__ = [
     "FileSource",
     "Operation",
     "RegistrySource",
+    "Repository",
     "Source",
     "Status",
     "Target",
@@ -89,6 +90,25 @@ class RegistrySource:
 
 
 @dataclass(frozen=True)
+class Repository:
+    """A Git repository that became a folder of a project.
+
+    Attributes
+    ----------
+    folder : str
+        Relative to the project.
+    uri : str
+        What the caller wrote, without credentials.
+    commit : str
+        That was fetched.
+    """
+
+    folder: str
+    uri: str
+    commit: str
+
+
+@dataclass(frozen=True)
 class FileSource:
     """A project's directory or Git repository, a file in it, and the function to call.
 
@@ -106,6 +126,8 @@ class FileSource:
         Git commit, where the project is one.
     dirty : tuple of str
         Files that differ from that commit, or that Git does not track; they are part of the version.
+    repositories : tuple of Repository
+        What `git_repos` put into the project.
     """
 
     uri: str
@@ -114,6 +136,7 @@ class FileSource:
     digest: str
     commit: str | None = None
     dirty: tuple[str, ...] = ()
+    repositories: tuple[Repository, ...] = ()
     flavor: str = "file"
     kind: str = "File"
 

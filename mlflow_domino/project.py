@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlflow_domino import git, script, tree
+from mlflow_domino.attached import Attachments
 from mlflow_domino.config import Settings
 from mlflow_domino.errors import Failed, InvalidInput, NotFound, Unsupported
 from mlflow_domino.ignore import Ignore
@@ -16,10 +17,13 @@ from mlflow_domino.models import FileSource
 __all__ = ["copy_again", "copy_directory", "copy_repository"]
 
 Log = Callable[[str], None]
+_NOTHING = Attachments()
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
-def copy_directory(project: Path, settings: Settings, partial: Path, log: Log) -> FileSource:
+def copy_directory(
+    project: Path, settings: Settings, partial: Path, log: Log, attachments: Attachments = _NOTHING
+) -> FileSource:
     """Copy a directory to `partial`, without what is ignored, and check the script in it.
 
     In a Git work tree, files that Git does not track are part of the version, and said; files that Git ignores are
@@ -35,6 +39,7 @@ def copy_directory(project: Path, settings: Settings, partial: Path, log: Log) -
             log("the version is recorded without a commit, and files that Git ignores are copied")
     choice = _Choice(project, Ignore.read(project, settings.exclude_files), work_tree)
     copied = tree.copy(project, partial, leaves_out=choice.leaves_out)
+    repositories = attachments.add(partial, choice.leaves_out_of_a_copy, log)
     _check(partial, project, settings, choice, copied, log)
     commit = None
     dirty: tuple[str, ...] = ()
@@ -42,10 +47,13 @@ def copy_directory(project: Path, settings: Settings, partial: Path, log: Log) -
         commit = work_tree.commit
         dirty = tuple(path for path in work_tree.dirty if choice.decides_for(path)) if commit else ()
         _tell(log, work_tree, dirty, choice)
-    return FileSource(str(project), settings.file, settings.function, tree.freeze(partial), commit, dirty)
+    digest = tree.freeze(partial)
+    return FileSource(str(project), settings.file, settings.function, digest, commit, dirty, repositories)
 
 
-def copy_repository(address: git.Address, settings: Settings, partial: Path, log: Log) -> FileSource:
+def copy_repository(
+    address: git.Address, settings: Settings, partial: Path, log: Log, attachments: Attachments = _NOTHING
+) -> FileSource:
     """Fetch what `address` names, copy its files to `partial`, and check the script in it."""
     _require_file_setting(address, settings)
     clone = partial.with_name("clone.partial")
@@ -63,21 +71,34 @@ def copy_repository(address: git.Address, settings: Settings, partial: Path, log
             )
         choice = _Choice(project, Ignore.read(project, settings.exclude_files), None)
         copied = tree.copy(project, partial, leaves_out=choice.leaves_out)
+        repositories = attachments.add(partial, choice.leaves_out_of_a_copy, log)
         _check(partial, address, settings, choice, copied, log)
     finally:
         tree.remove(clone)
     log(f"fetched commit {commit}")
-    return FileSource(str(address), settings.file, settings.function, tree.freeze(partial), commit)
+    digest = tree.freeze(partial)
+    return FileSource(str(address), settings.file, settings.function, digest, commit, repositories=repositories)
 
 
-def copy_again(source: FileSource, folder: Path, settings: Settings, partial: Path, log: Log) -> FileSource:
-    """Copy what an earlier version holds to `partial`; script, function and `exclude_files` may be others now."""
+def copy_again(
+    source: FileSource, folder: Path, settings: Settings, partial: Path, log: Log, attachments: Attachments = _NOTHING
+) -> FileSource:
+    """Copy what an earlier version holds to `partial`; script, function and `exclude_files` may be others now.
+
+    Attached repositories stay at their commits, unless others are asked for: then all are fetched.
+    """
     _require_file_setting(source.uri, settings)
     choice = _Choice(folder, Ignore.read(folder, settings.exclude_files), None)
-    copied = tree.copy(folder, partial, leaves_out=choice.leaves_out)
+    kept = attachments.are(source.repositories)
+    gone = () if kept else tuple(f"{repository.folder}/" for repository in source.repositories)
+    copied = tree.copy(folder, partial, leaves_out=lambda path: path in gone or choice.leaves_out(path))
+    repositories = source.repositories if kept else attachments.add(partial, choice.leaves_out_of_a_copy, log)
     _check(partial, source.uri, settings, choice, copied, log)
     dirty = tuple(path for path in source.dirty if choice.decides_for(path))
-    return replace(source, file=settings.file, function=settings.function, digest=tree.freeze(partial), dirty=dirty)
+    return replace(
+        source, file=settings.file, function=settings.function, digest=tree.freeze(partial), dirty=dirty,
+        repositories=repositories,
+    )  # fmt: skip
 
 
 def _require_file_setting(project: object, settings: Settings) -> None:
@@ -117,6 +138,13 @@ class _Choice:
             return True
         self._look_into(path)
         return False
+
+    def leaves_out_of_a_copy(self, path: str) -> bool:
+        """As `leaves_out`, for what comes from elsewhere: what Git ignores in the project does not matter there."""
+        name = path.rstrip("/").rpartition("/")[2]
+        if name in (".git", "__pycache__"):
+            return True
+        return not (path.endswith("/") and self._ignore.takes_back) and self._ignore.decide(path) is True
 
     def decides_for(self, path: str) -> bool:
         """Whether a path that Git names belongs to the version (or did, before it was deleted)."""

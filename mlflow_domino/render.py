@@ -69,9 +69,11 @@ def _files(
     before = controller.records.secrets(known) if known else Secrets()
     settings, secrets = parse(config, base=base, base_secrets=before)
     if model_uri is not None:
-        fetched = source.fetch(model_uri, settings, folder, lambda _line: None)
+        fetched = source.fetch(model_uri, settings, folder, _silent, variables=secrets.variables)
     elif latest is not None:
-        fetched = source.again(controller.home.version(latest.id), latest.source, settings, folder)
+        fetched = source.again(
+            controller.home.version(latest.id), latest.source, settings, folder, variables=secrets.variables
+        )
     else:
         raise InvalidInput(f"render: there is no endpoint {name!r} with a version; name a model or project with -m.")
     now_ms = 0  # the same arguments give the same files
@@ -128,3 +130,7 @@ def _requirements(model: Path | None, settings: Settings, own_lines: tuple[str, 
     lines = [f"{item.text}  # {item.where}" for item in recipe.whole().items]
     lines += [f"# constraint: {item.text}  # {item.where}" for item in asked.constraints]
     return "\n".join([f"# Python {python}", *lines]) + "\n"
+
+
+def _silent(_line: str) -> None:
+    pass

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlflow_domino import git, project, registry, tree
+from mlflow_domino.attached import Attachments
 from mlflow_domino.config import Settings
 from mlflow_domino.errors import InvalidInput, NotFound
 from mlflow_domino.models import FileSource, RegistrySource, Source
@@ -42,7 +43,14 @@ def folder_of(source: Source, destination: Path) -> Path:
     return destination / ("model" if source.kind == "Registry" else "source")
 
 
-def fetch(model_uri: str, settings: Settings, destination: Path, log: Callable[[str], None]) -> Source:
+def fetch(
+    model_uri: str,
+    settings: Settings,
+    destination: Path,
+    log: Callable[[str], None],
+    *,
+    variables: Mapping[str, str] | None = None,
+) -> Source:
     """Resolve a URI once, and copy what it means to ``destination/model`` or ``destination/source``.
 
     What a fetch that was killed left in `destination` is replaced.
@@ -59,6 +67,8 @@ def fetch(model_uri: str, settings: Settings, destination: Path, log: Callable[[
         Folder of the version.
     log : callable
         Told, a line at a time, what a person should know.
+    variables : mapping of str to str or None
+        What ``${NAME}`` in a URL of `git_repos` stands for.
 
     Returns
     -------
@@ -75,11 +85,18 @@ def fetch(model_uri: str, settings: Settings, destination: Path, log: Callable[[
         raise InvalidInput(
             "a model's URI or a project's directory is wanted, such as -m models:/iris/1 or -m ./project."
         )
-    return _into(destination, shown(uri), lambda partial: _fetch(uri, settings, partial, log))
+    attachments = Attachments(settings.git_repos, variables)
+    return _into(destination, shown(uri), lambda partial: _fetch(uri, settings, partial, log, attachments))
 
 
 def again(
-    earlier: Path, source: Source, settings: Settings, destination: Path, log: Callable[[str], None] = lambda _: None
+    earlier: Path,
+    source: Source,
+    settings: Settings,
+    destination: Path,
+    log: Callable[[str], None] = lambda _: None,
+    *,
+    variables: Mapping[str, str] | None = None,
 ) -> Source:
     """Copy what an earlier version holds, for a version that differs in its settings only.
 
@@ -93,7 +110,7 @@ def again(
         Of the new version.
     destination : Path
         Folder of the new version.
-    log : callable
+    log, variables
         As for `fetch`.
     """
     folder = folder_of(source, earlier)
@@ -102,7 +119,10 @@ def again(
 
     def copy(partial: Path) -> Source:
         if isinstance(source, FileSource):
-            return project.copy_again(source, folder, settings, partial, log)
+            return project.copy_again(
+                source, folder, settings, partial, log, Attachments(settings.git_repos, variables)
+            )
+        _refuse_attachments(source.uri, settings)
         return replace(registry.copy_directory(source.uri, folder, partial), **_identity(source))
 
     return _into(destination, source.uri, copy)
@@ -129,21 +149,31 @@ def _into(destination: Path, what: str, copy: Callable[[Path], Source]) -> Sourc
     return source
 
 
-def _fetch(uri: str, settings: Settings, partial: Path, log: Callable[[str], None]) -> Source:
+def _refuse_attachments(uri: str, settings: Settings) -> None:
+    if settings.git_repos:
+        raise InvalidInput(
+            f"{shown(uri)} is a model, and git_repos belong to project code: log the model with code_paths=, or take the "
+            "setting back with -C git_repos=."
+        )
+
+
+def _fetch(uri: str, settings: Settings, partial: Path, log: Callable[[str], None], attachments: Attachments) -> Source:
     if _is_git(uri):
-        return project.copy_repository(git.parse_address(uri), settings, partial, log)
+        return project.copy_repository(git.parse_address(uri), settings, partial, log, attachments)
     if _scheme(uri) not in ("", "file"):
         if re.match(r"https?:", uri):
             raise InvalidInput(
                 f"{shown(uri)}: a Git repository is written git+{shown(uri)}; a model, models:/NAME/VERSION."
             )
+        _refuse_attachments(uri, settings)
         return registry.download(uri, partial, log)
     path = _local_path(uri)
     if path is None or not os.path.isdir(path):  # Path.is_dir raises for names that are too long
         raise NotFound(_missing(uri, path))
     if registry.has_model(path):
+        _refuse_attachments(uri, settings)
         return registry.copy_directory(uri, path, partial)
-    return project.copy_directory(path, settings, partial, log)
+    return project.copy_directory(path, settings, partial, log, attachments)
 
 
 def _missing(uri: str, path: Path | None) -> str:

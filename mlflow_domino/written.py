@@ -16,6 +16,7 @@ from mlflow_domino.models import (
     Endpoint,
     FileSource,
     RegistrySource,
+    Repository,
     Source,
     Status,
     Target,
@@ -64,4 +65,5 @@ def version_of(text: str, revision: int) -> Version:
 def _source(document: Mapping[str, Any]) -> Source:
     if document["kind"] == "Registry":
         return RegistrySource(**known(RegistrySource, document))
-    return FileSource(**known(FileSource, document))
+    repositories = tuple(Repository(**known(Repository, r)) for r in document.get("repositories", ()))
+    return FileSource(**{**known(FileSource, document), "repositories": repositories})

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import os
 import socket
 import stat
-import subprocess
-import threading
 import urllib.parse
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import pytest
 from mlflow_domino import source
 from mlflow_domino.config import Settings
 from mlflow_domino.errors import DominoError, Failed, InvalidInput, NotFound, Unsupported
+from tests.forge import commit_all, git, serving
 
 PREDICT = "def predict(x):\n    return x\n"
 
@@ -27,18 +25,6 @@ def write(root: Path, files: dict[str, str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     return root
-
-
-def git(folder: Path, *arguments: str) -> str:
-    who = ["-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "protocol.file.allow=always"]
-    done = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-def commit_all(folder: Path, message: str = "state") -> str:
-    git(folder, "add", "-A")
-    git(folder, "commit", "-q", "-m", message)
-    return git(folder, "rev-parse", "HEAD")
 
 
 @pytest.fixture
@@ -628,50 +614,10 @@ def test_a_url_that_cannot_be_used_is_refused_without_its_secret(fetch, uri, mes
     assert "hunter2" not in str(caught.value)
 
 
-class _Forge(http.server.ThreadingHTTPServer):
-    """Serves repositories as files to who knows the password, and remembers what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.asked: list[str] = []
-        self.commands: set[str] = set()
-        super().__init__(("127.0.0.1", 0), _ForgeHandler)
-
-
-class _ForgeHandler(http.server.SimpleHTTPRequestHandler):
-    server: _Forge
-
-    def __init__(self, request, address, server) -> None:
-        super().__init__(request, address, server, directory=str(server.root))
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.headers.get("Authorization", ""))
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                self.server.commands.add(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-        if self.headers.get("Authorization") == "Basic bWU6aHVudGVyMg==":  # me:hunter2
-            super().do_GET()
-            return
-        self.send_response(401)
-        self.send_header("WWW-Authenticate", 'Basic realm="forge"')
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def forge(bare):
-    git(bare, "update-server-info")
-    with _Forge(bare.parent) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+    with serving(bare.parent) as forge:
+        yield forge
 
 
 def test_a_password_in_a_url_works_and_is_seen_nowhere(fetch, forge, bare, tmp_path):
