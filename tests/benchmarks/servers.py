@@ -28,7 +28,7 @@ from tests.benchmarks.models import Model
 from tests.conftest import free_port, processes_of
 from tests.replica import UnixConnection
 
-__all__ = ["PEERS", "Domino", "Side", "domino"]
+__all__ = ["PEERS", "Domino", "Side", "domino", "family"]
 
 _APPS = Path(__file__).parent / "apps"
 #: What loads the models, in the releases that saved them.
@@ -103,7 +103,7 @@ class Domino:
     def replica(self, version: str) -> list[psutil.Process]:
         """Return uWSGI's master and its workers."""
         status = self.home.version(version) / "replicas" / "0" / "status.json"
-        return _family(json.loads(status.read_text())["pid"])
+        return family(json.loads(status.read_text())["pid"])
 
     def metrics(self, side: Side) -> dict[str, float]:
         """Return a replica's own metrics, by name and labels."""
@@ -236,22 +236,22 @@ def _running(
             argv, cwd=folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, start_new_session=True
         )
     try:
-        yield lambda: _family(server.pid)
+        yield lambda: family(server.pid)
     except Exception:
         print(f"{argv[0]}: the end of its log\n{(folder / 'log').read_text('utf-8', 'replace')[-3000:]}")
         raise
     finally:
-        family = _family(server.pid)
+        members = family(server.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
-        _gone, left = psutil.wait_procs(family, timeout=10)
+        _gone, left = psutil.wait_procs(members, timeout=10)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         server.wait(10)
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def family(pid: int) -> list[psutil.Process]:
     try:
         first = psutil.Process(pid)
         return [first, *first.children(recursive=True)]
