@@ -27,6 +27,7 @@ from mlflow_domino.home import Home, read_json, write_json
 __all__ = [
     "ENDPOINT_IMAGES",
     "ENVIRONMENT",
+    "SELDON_IMAGES",
     "UID",
     "Base",
     "Images",
@@ -40,6 +41,7 @@ __all__ = [
 UID = 12574
 ENVIRONMENT = "/opt/domino/environment"
 _PACKAGES = "mlflow-domino/packages"
+SELDON_IMAGES = "mlflow-domino/seldon"
 ENDPOINT_IMAGES = "mlflow-domino/endpoint"
 _IMAGE = re.compile(
     r"(?=[^@]*[/:@]|[^@]*@)[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)*(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?"
@@ -49,13 +51,18 @@ _FORMAT = "2"
 
 # Runs in the environment, on Python 3.8 and later; says all that a build has to know of it.
 _PROBE = """
-import json, os, platform, re, sys
+import json, os, platform, re, subprocess, sys
 try:
     from importlib.metadata import distributions
     found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
 except Exception:
     found = {}
 lines = [line.split(":") for line in open("/etc/passwd")]
+code = "import pyuwsgi, seldon_core.wrapper; print(seldon_core.__version__)"
+try:
+    seldon = subprocess.check_output(["/opt/domino/seldon/bin/python", "-W", "ignore", "-c", code])
+except (OSError, subprocess.CalledProcessError):
+    seldon = b""
 print(json.dumps({
     "python": os.path.realpath(sys.executable),
     "version": "%d.%d.%d" % sys.version_info[:3],
@@ -64,6 +71,7 @@ print(json.dumps({
     "packages": found,
     "user": os.getuid(),
     "served": any(len(line) > 3 and line[2:4] == ["12574", "12574"] for line in lines),
+    "seldon": seldon.decode().strip(),
 }))
 """
 
@@ -86,6 +94,8 @@ class Base:
         With which its programs run unless told otherwise: the last ``USER``.
     served : bool
         Whether it has the user and group 12574.
+    seldon : str
+        Version of seldon-core in an environment of its own, as the standard image has it; empty where there is none.
     """
 
     reference: str
@@ -97,6 +107,7 @@ class Base:
     packages: Mapping[str, str]
     user: int
     served: bool
+    seldon: str = ""
 
     @property
     def minor(self) -> str:
@@ -137,7 +148,7 @@ class Images:
         identity = self._builder.pull(reference, log).id
         path = self._home.root / "images" / f"{identity.rpartition(':')[2][:24]}.json"
         seen = read_json(path)
-        if seen is None:
+        if seen is None or "seldon" not in seen:
             seen = self._probed(reference)
             write_json(path, seen)
         base = Base(reference, identity, **seen)
@@ -201,7 +212,7 @@ class Images:
         return tag
 
     def unused(self, before_s: float) -> list[tuple[str, int]]:
-        """Return tag and bytes of each image of packages that no version's image is built on.
+        """Return tag and bytes of each image of packages, or of seldon-core's, that no version's image is built on.
 
         Parameters
         ----------
@@ -210,10 +221,11 @@ class Images:
         """
         above = [image.layers for image in self._builder.images(ENDPOINT_IMAGES)]
         found = []
-        for image in self._builder.images(_PACKAGES):
-            used = any(other[: len(image.layers)] == image.layers for other in above)
-            if not used and image.built_s < before_s:
-                found += [(name, image.size) for name in image.names if name.startswith(f"{_PACKAGES}:")]
+        for repository in (_PACKAGES, SELDON_IMAGES):
+            for image in self._builder.images(repository):
+                used = any(other[: len(image.layers)] == image.layers for other in above)
+                if not used and image.built_s < before_s:
+                    found += [(name, image.size) for name in image.names if name.startswith(f"{repository}:")]
         return sorted(found)
 
     def build(self, tag: str, files: Sequence[Entry], arguments: Mapping[str, str], log: Callable[[str], None]) -> None:
@@ -272,8 +284,10 @@ def site_packages(base: Base) -> str:
     return f"lib/python{base.minor}/site-packages"
 
 
-def virtual_environment(base: Base, packages: Path, *, own: bool) -> list[Entry]:
-    """Return a virtual environment of an image's interpreter, as the members ``packages/…`` of a context.
+def virtual_environment(
+    base: Base, packages: Path, *, own: bool, into: str = "packages", place: str = ENVIRONMENT
+) -> list[Entry]:
+    """Return a virtual environment of an image's interpreter, as members of a context.
 
     Parameters
     ----------
@@ -281,6 +295,8 @@ def virtual_environment(base: Base, packages: Path, *, own: bool) -> list[Entry]
         As ``pip install --target`` leaves it.
     own : bool
         As for `Images.packages`.
+    into, place : str
+        Its folder in the context, and in the image.
     """
     settings = {
         "home": os.path.dirname(base.python),
@@ -289,29 +305,29 @@ def virtual_environment(base: Base, packages: Path, *, own: bool) -> list[Entry]
     }
     text = "".join(f"{key} = {value}\n" for key, value in settings.items())
     made = [
-        Entry("packages/pyvenv.cfg", content=text.encode()),
-        Entry("packages/bin/python", link=base.python),
-        Entry("packages/bin/python3", link="python"),
-        Entry(f"packages/bin/python{base.minor}", link="python"),
+        Entry(f"{into}/pyvenv.cfg", content=text.encode()),
+        Entry(f"{into}/bin/python", link=base.python),
+        Entry(f"{into}/bin/python3", link="python"),
+        Entry(f"{into}/bin/python{base.minor}", link="python"),
     ]
-    site = f"packages/{site_packages(base)}"
+    site = f"{into}/{site_packages(base)}"
     for entry in entries(packages, site, byte_code=True):
         name = entry.name[len(site) + 1 :]
         if name in (".lock",) or name.endswith("/uv_cache.json"):
             continue
         if name.startswith("bin/"):
-            made.append(_script(entry, f"packages/{name}"))
+            made.append(_script(entry, f"{into}/{name}", place))
         else:
             made.append(entry)
     return made
 
 
-def _script(entry: Entry, name: str) -> Entry:
+def _script(entry: Entry, name: str, place: str) -> Entry:
     """Have a script run under the image's interpreter instead of this machine's."""
     content = entry.path.read_bytes() if entry.path else entry.content
     first, newline, rest = content.partition(b"\n")
     if first.startswith(b"#!") and b"python" in first:
-        content = f"#!{ENVIRONMENT}/bin/python".encode() + newline + rest
+        content = f"#!{place}/bin/python".encode() + newline + rest
     return Entry(name, content=content, link=entry.link, program=True)
 
 

@@ -23,7 +23,7 @@ from mlflow_domino.data_planes.machine import harness_settings, install_harness
 from mlflow_domino.data_planes.tier import tier_named
 from mlflow_domino.errors import InvalidInput, NotFound
 from mlflow_domino.home import Home, write_text
-from mlflow_domino.image import ENDPOINT_IMAGES, ENVIRONMENT, Images, image_named, site_packages
+from mlflow_domino.image import ENDPOINT_IMAGES, ENVIRONMENT, Base, Images, image_named, site_packages
 from mlflow_domino.models import Artifact, Version
 
 if TYPE_CHECKING:
@@ -154,18 +154,29 @@ class Assembly:
         settings = replace(version.settings, environment=requirements, python_version=base.minor)
         # A model's lock is whole, and goes before what the image has; a project runs on what the image has.
         given = base.packages if named and (model is None or not settings.install_harness_packages) else None
+        if base.seldon and settings.is_async and not settings.install_harness_packages:
+            given = {**(given or {}), "seldon-core": base.seldon}
         built = self._environments.build(model, settings, secrets, log, given=given)
         fit = Fit(base.version, base.platform, f"{ENVIRONMENT}/{site_packages(base)}", model)
 
         def lay_out(into: Path) -> None:
             self._environments.lay_out(built.lock_text, settings, secrets, log, into=into, fit=fit)
 
+        python = ""
+        if settings.is_async:
+            base, python = self._with_seldon(base, settings, secrets, log)
         packages = self.images.packages(base, built.lock_text, lay_out, log, own=bool(named))
         write_text(folder / "requirements.lock", built.lock_text)
         harness = install_harness(self._home)
-        image = self._version_image(version, packages, path, harness, log)
+        image = self._version_image(version, packages, path, harness, python, log)
         lock = hashlib.sha256(built.lock_text.encode()).hexdigest()
-        return Artifact(image, lock, harness, base.version, tuple(built.notes))
+        return Artifact(image, lock, harness, base.version, tuple(built.notes), python)
+
+    def _with_seldon(self, base: Base, settings: Settings, secrets: Secrets, log: Log) -> tuple[Base, str]:
+        from mlflow_domino.microservice import Microservice
+
+        microservice = Microservice(self._home, self.images, self._builder, self._environments, self._base_image)
+        return microservice.put_on(base, settings, secrets, log)
 
     def _environment_images(self) -> dict[str, str]:
         """Return the images that ``[environments.NAME]`` of the configuration file names."""
@@ -184,9 +195,11 @@ class Assembly:
 
         return self._base_image.format(python=python_wanted(model, version.settings))
 
-    def _version_image(self, version: Version, packages: str, path: Path, harness: str, log: Log) -> str:
+    def _version_image(
+        self, version: Version, packages: str, path: Path, harness: str, seldon_python: str, log: Log
+    ) -> str:
         working = working_folder(version)
-        settings = harness_settings(None, version, path=working, tokens=None)
+        settings = harness_settings(None, version, path=working, tokens=None, seldon_python=seldon_python)
         document = json.dumps(settings, indent=1, sort_keys=True).encode() + b"\n"
         contents = [
             *entries(self._home.harnesses / harness, "harness"),
