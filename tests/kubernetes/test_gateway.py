@@ -1,0 +1,403 @@
+"""The gateway in real clusters, before small real pods."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import signal
+import subprocess
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mlflow_domino.builder import builder_of
+from mlflow_domino.cluster import Cluster
+from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.data_planes.entrance import Entrance
+from mlflow_domino.errors import Conflict, DominoError, GatewayFailed, InvalidInput
+from mlflow_domino.gateway.surroundings import PORT
+from mlflow_domino.home import Home
+from mlflow_domino.labels import GATEWAY, labels
+from mlflow_domino.models import Status, Target
+from tests.conftest import eventually
+from tests.kubernetes.conftest import REGISTRY
+from tests.kubernetes.stage import V1, V2, Cable, E, Outpost, Stage, own_host, upstream
+from tests.load import Load
+
+PATH = f"/models/{E}/latest/model"
+
+
+class Site:
+    """A gateway of two pods in a namespace, with what it takes to make another of it."""
+
+    def __init__(self, cluster: Cluster, home: Home) -> None:
+        self.cluster = cluster
+        self.home = home
+        self.entrance = self.entrance_of()
+        self.image = self.entrance.image(lambda _: None)
+        self.stage = Stage(cluster, self.image)
+
+    def entrance_of(self, **declared: Any) -> Entrance:
+        known = {"registry": REGISTRY, "gateway_replicas": 2, **declared}
+        return Entrance(self.cluster, Declaration("kube", kind="kubernetes", **known), self.home)
+
+    def pods(self) -> list[dict[str, Any]]:
+        """Return the gateway's pods that are not ending."""
+        found = self.cluster.list("Pod", labels("gateway"))
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def names(self) -> list[str]:
+        return [pod["metadata"]["name"] for pod in self.pods()]
+
+    def call(self, path: str = PATH, body: Any = None) -> tuple[int, Any]:
+        return call(self.entrance.url(), path, body)
+
+    def result(self) -> Any:
+        status, document = self.call()
+        return document.get("result") if status == 200 else status
+
+    def load(self, *, body: dict[str, Any] | None = None, rate: float = 100, threads: int = 24) -> Load:
+        return Load(self.entrance.url() + PATH, "token", body or {}, rate=rate, threads=threads)
+
+
+def call(url: str, path: str = PATH, body: Any = None) -> tuple[int, Any]:
+    parts = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
+    try:
+        connection.request("POST", path, json.dumps(body or {}))
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    except OSError as error:
+        return 0, {"error": str(error)}
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def site(namespace: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    try:
+        builder_of()
+    except DominoError as error:
+        pytest.skip(f"nothing builds images: {error}")
+    home = Home(tmp_path_factory.mktemp("home"))
+    home.ensure()
+    site = Site(namespace, home)
+    site.entrance.install()
+    yield site
+    site.entrance.uninstall(force=True)
+
+
+@pytest.fixture
+def serving(site: Site) -> Site:
+    """Version 1 of the endpoint runs with two replicas, and is routed."""
+    site.stage.version(V1)
+    site.stage.replicas(V1, 2)
+    site.stage.endpoint(V1)
+    site.stage.forget(V2)
+    site.entrance.publish()
+    assert site.result() == "1"
+    return site
+
+
+def test_an_update_moves_every_gateway_before_the_old_version_ends_and_no_request_fails(serving: Site) -> None:
+    stage, entrance = serving.stage, serving.entrance
+    slow = serving.load(body={"sleep": 6}, rate=2)
+    with serving.load().running() as load, slow.running():
+        stage.version(V2, status=Status.STARTING)
+        stage.replicas(V2, 2)
+        stage.version(V2)
+        stage.endpoint(V2)
+        entrance.publish()
+        assert [serving.result() for _ in range(20)] == ["2"] * 20, "every gateway has moved"
+        stage.version(V1, status=Status.STOPPED)
+        entrance.publish()
+        eventually(lambda: entrance.active(V1) == 0, within=30)
+        stage.version(V1, status=Status.STOPPED, target=Target.STOPPED)
+        entrance.publish()
+        serving.cluster.delete("Deployment", f"model-{V1}")
+        eventually(lambda: load.results['"2"'] > 300, within=30)
+    assert not load.failures
+    assert not slow.failures
+    assert load.results['"1"'] > 0
+
+
+def test_a_replica_that_is_deleted_or_added_changes_the_addresses_without_a_failed_request(serving: Site) -> None:
+    with serving.load().running() as load:
+        for _ in range(2):
+            pods = {pod["metadata"]["name"] for pod in serving.cluster.list("Pod", labels("model"))}
+            serving.cluster.delete("Pod", sorted(pods)[0])
+            eventually(lambda gone=sorted(pods)[0]: serving.cluster.get("Pod", gone) is None, within=60)
+            eventually(lambda: serving.stage.ready(V1) == 2, within=60)
+    assert not load.failures
+
+
+def test_a_gateway_that_is_deleted_finishes_its_requests_and_sends_its_callers_to_others(serving: Site) -> None:
+    slow = serving.load(body={"sleep": 8}, rate=2)
+    with serving.load().running() as load, slow.running():
+        leaving = serving.names()[0]
+        serving.cluster.delete("Pod", leaving)
+        eventually(lambda: serving.cluster.get("Pod", leaving) is None, within=90)
+        serving.entrance.publish()
+    assert not load.failures
+    assert not slow.failures
+    eventually(lambda: serving.entrance.alive() and len(serving.names()) == 2, within=60)
+
+
+def test_a_gateway_of_another_release_is_rolled_without_a_failed_request(serving: Site) -> None:
+    before = serving.names()
+    other = serving.entrance_of(gateway_image=serving.image)
+    with serving.load().running() as load:
+        assert other.ensure({})
+        assert other.deployed() == serving.image
+        assert not set(serving.names()) & set(before)
+        assert not other.ensure({}), "it is there"
+        assert not serving.entrance.ensure({}), "somebody's own image is not replaced"
+        serving.entrance.install()
+    assert serving.entrance.deployed() == serving.entrance.release()
+    assert not load.failures
+
+
+def test_a_gateway_that_cannot_start_says_why_and_the_one_before_goes_on(serving: Site) -> None:
+    broken = serving.entrance_of(gateway_image=f"{REGISTRY}/no-such-image:1")
+    before = serving.names()
+    with pytest.raises(GatewayFailed, match=r"ImagePullBackOff: .*no-such-image"):
+        broken.install()
+    assert serving.result() == "1"
+    eventually(lambda: serving.names() == before, within=60)
+    assert serving.entrance.deployed() == serving.entrance.release()
+
+
+def test_a_node_port_that_is_taken_is_named_with_its_setting(serving: Site) -> None:
+    port = urllib.parse.urlsplit(serving.entrance.url()).port
+    spec = {"type": "NodePort", "ports": [{"port": 80}]}
+    taken = serving.cluster.create(
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "other"}, "spec": spec}
+    )["spec"]["ports"][0]["nodePort"]
+    with pytest.raises(InvalidInput, match=rf"node port {taken} is taken.*node_port.*data_planes\.kube"):
+        serving.entrance_of(node_port=taken).install()
+    serving.cluster.delete("Service", "other")
+    assert urllib.parse.urlsplit(serving.entrance_of().url()).port == port
+    assert serving.result() == "1"
+
+
+def test_a_killed_envoy_is_back_with_the_same_routes(serving: Site) -> None:
+    pod = serving.pods()[0]["metadata"]["name"]
+    inside = """
+import os, signal
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    if b"_bin/envoy" in open(f"/proc/{pid}/cmdline", "rb").read().split(bytes(1))[0]:
+        print(pid)
+        if KILLED: os.kill(int(pid), signal.SIGKILL)
+"""
+
+    def run(killed: bool) -> list[str]:
+        python = "/opt/domino/environment/bin/python"
+        program = inside.replace("KILLED", str(killed))
+        where = ("--context", serving.cluster.context, "-n", serving.cluster.namespace)
+        argv = ["kubectl", *where, "exec", pod, "-c", "gateway", "--", python, "-c", program]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.split()
+
+    (before,) = run(killed=True)
+
+    def answers() -> bool:
+        status, _, body = serving.cluster.proxy(pod, PORT, f"/models/{E}/latest/openapi.json")
+        return status == 200 and json.loads(body)["result"] == "1"
+
+    def again() -> bool:
+        try:
+            return answers()
+        except DominoError:
+            return False
+
+    eventually(again)
+    (after,) = run(killed=False)
+    assert after != before
+    restarts = serving.cluster.get("Pod", pod)["status"]["containerStatuses"][0]["restartCount"]
+    assert restarts == 0, "its container is the same"
+
+
+def test_a_version_without_a_ready_replica_answers_503_until_it_has_one(serving: Site) -> None:
+    scaled = {"spec": {"replicas": 0}}
+    serving.cluster.patch("Deployment", f"model-{V1}", scaled)
+    eventually(lambda: serving.result() == 503)
+    assert "no version of the endpoint is ready yet" in serving.call()[1]["error"]["message"]
+    serving.stage.replicas(V1, 2)
+    eventually(lambda: serving.result() == "1")
+
+
+def test_records_applied_by_hand_are_routed_without_the_plugin(site: Site) -> None:
+    site.stage.version(V2, replicas=1)
+    site.stage.endpoint(V2)
+    site.stage.replicas(V2, 1)
+    eventually(lambda: site.result() == "2")
+
+
+def test_a_silenced_endpoint_answers_503_until_the_next_publish(serving: Site) -> None:
+    serving.entrance.publish([E])
+    assert serving.result() == 503
+    assert serving.entrance.quiet()
+    serving.entrance.publish()
+    assert serving.result() == "1"
+    assert not serving.entrance.quiet()
+
+
+def test_the_metrics_of_replicas_and_gateway_are_for_whoever_has_the_management_token(serving: Site) -> None:
+    assert serving.call("/metrics")[0] in (401, 405)
+    secret = serving.cluster.get("Secret", GATEWAY)
+    assert set(secret["data"]) == {"management-token"}
+
+
+def test_it_is_not_uninstalled_while_endpoints_exist(serving: Site) -> None:
+    with pytest.raises(Conflict, match="1 endpoint"):
+        serving.entrance.uninstall()
+    assert serving.result() == "1"
+
+
+# A gateway's program on this machine, beside the two in the cluster.
+
+
+@pytest.fixture
+def cable(site: Site) -> Iterator[Cable]:
+    cable = Cable(site.cluster.server)
+    yield cable
+    cable.close()
+
+
+@pytest.fixture
+def outpost(site: Site, cable: Cable, tmp_path: Path) -> Iterator[Outpost]:
+    outpost = Outpost(site.cluster, tmp_path)
+    yield outpost
+    outpost.end()
+    site.cluster.delete("Lease", f"gateway-{outpost.name}")
+
+
+def ready(outpost: Outpost) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", outpost.watcher_port, timeout=10)
+    try:
+        connection.request("GET", "/ready")
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode().strip()
+    except OSError as error:
+        return 0, str(error)
+    finally:
+        connection.close()
+
+
+def routed(outpost: Outpost) -> Any:
+    status, document = call(f"http://127.0.0.1:{outpost.port}")
+    return document.get("result") if status == 200 else status
+
+
+def test_while_the_api_server_is_away_a_gateway_serves_on_and_then_catches_up(
+    site: Site, outpost: Outpost, cable: Cable
+) -> None:
+    stage = site.stage
+    site.stage.clear()
+    with upstream(own_host(site.cluster), "1") as one, upstream(own_host(site.cluster), "2") as two:
+        for version, address in ((V1, one), (V2, two)):
+            stage.version(version, replicas=1)
+            stage.addresses(version, address)
+        stage.endpoint(V1)
+        outpost.start(cable)
+        eventually(lambda: ready(outpost) == (200, "ok"), within=30)
+        eventually(lambda: routed(outpost) == "1")
+
+        cable.cut()
+        stage.endpoint(V2)
+        site.entrance.publish()
+        assert routed(outpost) == "1"
+        assert outpost.process is not None
+        envoy = next(p for p in psutil.Process(outpost.process.pid).children() if "envoy" in p.cmdline()[0])
+        envoy.kill()
+        eventually(lambda: routed(outpost) == "1")
+        assert ready(outpost) == (200, "ok"), "others could not be told to do without it"
+
+        outpost.process.send_signal(signal.SIGKILL)
+        outpost.process.wait()
+        for orphan in [p for p in psutil.process_iter() if str(outpost.folder) in " ".join(_words(p))]:
+            orphan.kill()
+        outpost.start(cable)
+        eventually(lambda: routed(outpost) == "1", within=30)
+        eventually(lambda: ready(outpost) == (503, "still reading the records"), within=30)
+
+        cable.mend()
+        eventually(lambda: routed(outpost) == "2", within=30)
+        eventually(lambda: ready(outpost) == (200, "ok"))
+        shown = int(site.cluster.get("ConfigMap", "mlflow-domino-generation")["data"]["generation"])
+        eventually(lambda: stage.accepted(outpost.name) == shown)
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return [*process.cmdline(), *(v for k, v in process.environ().items() if k.startswith("DOMINO_"))]
+    except psutil.Error:
+        return []
+
+
+def test_a_gateway_that_does_not_hear_of_a_generation_makes_itself_unready_when_others_have_it(
+    site: Site, outpost: Outpost, cable: Cable
+) -> None:
+    may = ["get", "list", "watch"]
+    token = account(site.cluster, may)
+    outpost.start(cable, token=token)
+    eventually(lambda: ready(outpost) == (200, "ok"), within=30)
+    account(site.cluster, ["get"])  # its watches end, and cannot be begun again
+    cable.cut()
+    cable.mend()
+    site.entrance.publish()
+    eventually(lambda: ready(outpost) == (503, "behind the other gateways"), within=30)
+    account(site.cluster, may)
+    eventually(lambda: ready(outpost) == (200, "ok"), within=30)
+    assert "cannot be followed" in outpost.log
+
+
+def account(cluster: Cluster, may: list[str]) -> str:
+    """Have an account that may do these things to records and addresses, and show a Lease; return its token."""
+    name, group = "outpost", "rbac.authorization.k8s.io"
+    rules = [
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": may},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": may},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "list", "create", "patch"]},
+    ]
+    meta = {"name": name}
+    reference = {"apiGroup": group, "kind": "Role", "name": name}
+    subjects = [{"kind": "ServiceAccount", "name": name, "namespace": cluster.namespace}]
+    note = {"name": f"{name}-token", "annotations": {"kubernetes.io/service-account.name": name}}
+    for manifest in (
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta},
+        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": rules},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": meta,
+            "roleRef": reference,
+            "subjects": subjects,
+        },
+        {"apiVersion": "v1", "kind": "Secret", "metadata": note, "type": "kubernetes.io/service-account-token"},
+    ):
+        cluster.apply(manifest)
+    eventually(lambda: ((cluster.get("Secret", note["name"]) or {}).get("data") or {}).get("token"))
+    return base64.b64decode(cluster.get("Secret", note["name"])["data"]["token"]).decode()
+
+
+# Last: it takes the gateway away.
+
+
+def test_it_goes_whole_and_comes_back_at_the_same_address(site: Site) -> None:
+    url = site.entrance.url()
+    site.entrance.remove()
+    assert not site.entrance.alive()
+    assert site.cluster.list("Pod", labels("gateway")) == []
+    site.entrance.publish()  # nobody is waited for
+    assert site.entrance.ensure({})
+    assert site.entrance.url() == url
+    assert site.entrance.uninstall()
+    assert not site.entrance.uninstall()
+    kinds = ("Deployment", "Service", "Secret", "ConfigMap", "Role", "RoleBinding", "ServiceAccount", "Lease")
+    for kind in (*kinds, "PodDisruptionBudget"):
+        assert not site.cluster.list(kind, labels("gateway")), kind
