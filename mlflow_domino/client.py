@@ -12,7 +12,7 @@ from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
-from mlflow_domino import documents, invocation
+from mlflow_domino import asynchronous, documents, invocation
 from mlflow_domino.controller import Controller
 from mlflow_domino.errors import DominoError, InvalidInput
 from mlflow_domino.home import Home
@@ -108,7 +108,7 @@ class DominoDeploymentClient(BaseDeploymentClient):
     def predict(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
     ) -> PredictionsResponse:
-        """Call the endpoint's `latest` route.
+        """Call the endpoint's `latest` route; of an asynchronous one, submit a prediction and wait for its answer.
 
         Parameters
         ----------
@@ -128,8 +128,10 @@ class DominoDeploymentClient(BaseDeploymentClient):
             _check_endpoint(name, endpoint)
             controller = self._controller()
             view = controller.endpoint(name)
-            answer = invocation.call(controller.home, view, invocation.body_of(inputs))
-            return PredictionsResponse(answer)
+            body = invocation.body_of(inputs)
+            if view.endpoint.settings.is_async:
+                return PredictionsResponse(asynchronous.Predictions(controller.home, view).run(body))
+            return PredictionsResponse(invocation.call(controller.home, view, body))
 
     def explain(self, deployment_name: str | None = None, df: Any = None, endpoint: str | None = None) -> Any:
         raise MlflowException(

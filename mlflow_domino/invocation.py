@@ -7,7 +7,7 @@ import json
 import os
 import re
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,13 @@ from mlflow_domino.home import Home, read_json
 from mlflow_domino.models import FileSource
 
 if TYPE_CHECKING:
+    from requests import Response
+
     from mlflow_domino.views import EndpointView
 
-__all__ = ["body_of", "call", "example", "refused"]
+__all__ = ["body_of", "call", "example", "refused", "send", "token_for"]
+
+_CONNECT_S = 10.0
 
 _SCORING = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _CODES = {400: "INVALID_PARAMETER_VALUE", 401: "UNAUTHENTICATED", 404: "RESOURCE_DOES_NOT_EXIST",
@@ -106,19 +110,51 @@ def call(home: Home, view: EndpointView, body: Mapping[str, Any]) -> dict[str, A
     dict
         MLflow's ``{"predictions": …}``; an answer to a body of Domino's has its envelope's other fields beside.
     """
+    domino = "data" in body or "parameters" in body
+    url = view.url if domino else view.url.removesuffix("model") + "invocations"
+    answer: dict[str, Any] = send("POST", url, token_for(home, view), timeout_s=_timeout_s(view), body=body).json()
+    return {"predictions": answer.pop("result"), **answer} if domino else answer
+
+
+def send(
+    method: str,
+    url: str,
+    token: str,
+    *,
+    timeout_s: float,
+    body: Any = None,
+    headers: Mapping[str, str] | None = None,
+    accepted: Sequence[int] = (),
+) -> Response:
+    """Call a gateway.
+
+    Parameters
+    ----------
+    body : object
+        Sent as JSON; None: nothing is.
+    accepted : sequence of int
+        Statuses of errors that are answers all the same.
+
+    Raises
+    ------
+    Unavailable
+        It does not answer.
+    DominoError
+        It answered with an error; in its own words.
+    """
     import requests  # here: most verbs call nothing
 
     def authorize(request: Any) -> Any:  # a header alone would yield to what ~/.netrc has for the host
         request.headers["Authorization"] = f"Bearer {token}"
         return request
 
-    here = urllib.parse.urlsplit(view.url).hostname in ("127.0.0.1", "::1")
+    here = urllib.parse.urlsplit(url).hostname in ("127.0.0.1", "::1")
     proxies = {"no_proxy": "*"} if here else None  # a proxy can neither reach this machine nor should see the token
-    domino = "data" in body or "parameters" in body
-    url = view.url if domino else view.url.removesuffix("model") + "invocations"
-    token = token_for(home, view)
+    timeout = (_CONNECT_S, timeout_s)
     try:
-        response = requests.post(url, json=body, auth=authorize, proxies=proxies, timeout=_timeout(view))
+        response = requests.request(
+            method, url, json=body, headers=dict(headers or {}), auth=authorize, proxies=proxies, timeout=timeout
+        )
     except requests.exceptions.SSLError as error:
         raise Unavailable(
             f"{url}: its certificate is not trusted here; set REQUESTS_CA_BUNDLE to the certificate of its authority."
@@ -127,10 +163,9 @@ def call(home: Home, view: EndpointView, body: Mapping[str, Any]) -> dict[str, A
         raise Unavailable(
             f"{url} does not answer ({type(error).__name__}); `mlflow-domino status` says why."
         ) from error
-    if not response.ok:
+    if not response.ok and response.status_code not in accepted:
         raise refused(response.status_code, response.text)
-    answer = response.json()
-    return {"predictions": answer.pop("result"), **answer} if domino else answer
+    return response
 
 
 def refused(status: int, text: str) -> DominoError:
@@ -143,18 +178,19 @@ def refused(status: int, text: str) -> DominoError:
     return _Answered(f"The endpoint answered {status}: {message}", status)
 
 
-def _timeout(view: EndpointView) -> tuple[float, float]:
-    return 10.0, view.endpoint.settings.request_timeout_s + 10.0
+def _timeout_s(view: EndpointView) -> float:
+    return view.endpoint.settings.request_timeout_s + 10.0
 
 
 def example(home: Home, view: EndpointView) -> str:
     """Return a body for the curl line: the model's own example where it is short, or the arguments of the function."""
+    key = "parameters" if view.endpoint.settings.is_async else "data"
     if view.current is None:
-        return '{"data": {}}'
+        return json.dumps({key: {}})
     folder, source = home.version(view.current.version.id), view.current.version.source
     data = _arguments(folder, source) if isinstance(source, FileSource) else _first_row(folder)
-    text = json.dumps({"data": data})
-    return text if len(text) < 400 and "'" not in text else '{"data": {}}'
+    text = json.dumps({key: data})
+    return text if len(text) < 400 and "'" not in text else json.dumps({key: {}})
 
 
 def _first_row(folder: Path) -> dict[str, Any]:

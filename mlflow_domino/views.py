@@ -27,7 +27,7 @@ class EndpointView:
     Attributes
     ----------
     url : str
-        Of the `latest` route.
+        Of the `latest` route, or where an asynchronous endpoint takes predictions.
     status, reason : Status, str
         Of the version behind `latest`, or of the newest one where none was published yet.
     pending : str
@@ -53,9 +53,13 @@ def look(plane: DataPlane, records: Records, endpoint: Endpoint) -> EndpointView
     current = next((v for v in views if v.version.id == endpoint.latest), views[-1] if views else None)
     pending = next((o.verb for o in records.operations() if o.endpoint_id == endpoint.id), "")
     status, reason = (current.seen.status, current.seen.reason) if current else (Status.STOPPED, "no version yet")
-    return EndpointView(
-        endpoint, f"{plane.url()}/models/{endpoint.id}/latest/model", status, reason, pending, current, views
-    )
+    return EndpointView(endpoint, plane.url() + _path(endpoint), status, reason, pending, current, views)
+
+
+def _path(endpoint: Endpoint) -> str:
+    if endpoint.settings.is_async:
+        return f"/api/modelApis/async/v1/{endpoint.id}"
+    return f"/models/{endpoint.id}/latest/model"
 
 
 def _truth(version: Version, seen: Observation) -> Observation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,9 +12,10 @@ from mlflow_domino.cli.tables import local_time
 from mlflow_domino.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from mlflow_domino.home import Home
     from mlflow_domino.views import EndpointView
 
-__all__ = ["add_to", "parse_config", "settings_option", "show_endpoint", "write_endpoints"]
+__all__ = ["add_to", "described", "parse_config", "settings_option", "show_endpoint", "write_endpoints"]
 
 
 @click.group()
@@ -26,28 +27,49 @@ def add_to(root: click.Group) -> None:
     root.add_command(endpoint)
 
 
-def write_endpoints(out: Output, views: list[EndpointView]) -> None:
-    """Write the table of endpoints."""
-    from mlflow_domino import documents
-
+def write_endpoints(out: Output, home: Home, views: list[EndpointView]) -> None:
+    """Write the table of endpoints, with a column for queues where one of them has one."""
+    queued = any(v.endpoint.settings.is_async for v in views)
+    told = described(home, views)
     rows = [
-        (v.endpoint.name, _status(v), _number(v), _replicas(v), v.url, v.reason if v.reason else None) for v in views
+        (
+            v.endpoint.name,
+            _status(v),
+            _number(v),
+            _replicas(v),
+            *([_queue(d)] if queued else []),
+            v.url,
+            v.reason or None,
+        )
+        for v, d in zip(views, told, strict=True)
     ]
     out.table(
-        ("NAME", "STATUS", "VERSION", "REPLICAS", "URL", "REASON"),
+        ("NAME", "STATUS", "VERSION", "REPLICAS", *(["QUEUE"] if queued else []), "URL", "REASON"),
         rows,
-        [documents.endpoint(v) for v in views],
+        told,
         "There is no endpoint yet: `mlflow deployments create -t domino --name NAME -m MODEL` makes one.",
     )
 
 
-def show_endpoint(out: Output, view: EndpointView) -> None:
+def described(home: Home, views: list[EndpointView]) -> list[dict[str, Any]]:
+    """Return the documents of endpoints, and what waits for the asynchronous ones."""
+    from mlflow_domino import documents
+    from mlflow_domino.asynchronous import depth_of
+
+    return [
+        {**documents.endpoint(v), **({"queue": depth_of(home, v)} if v.endpoint.settings.is_async else {})}
+        for v in views
+    ]
+
+
+def show_endpoint(out: Output, home: Home, view: EndpointView) -> None:
     """Write all that is known about an endpoint."""
     from mlflow_domino import documents
     from mlflow_domino.config import Settings, settings_to_json
 
+    (told,) = described(home, [view])
     if out.as_json:
-        out.document(documents.endpoint(view))
+        out.document(told)
         return
     defaults = settings_to_json(Settings())
     changed = {k: v for k, v in settings_to_json(view.endpoint.settings).items() if v != defaults[k]}
@@ -63,6 +85,7 @@ def show_endpoint(out: Output, view: EndpointView) -> None:
             ("Version", _number(view)),
             ("Source", documents.describe_source(current.version) if current else None),
             ("Replicas", _replicas(view)),
+            ("Queue", _queue(told)),
             ("Python", current.version.artifact.python_version if current and current.version.artifact else None),
             ("Notes", "\n".join(current.version.artifact.notes) if current and current.version.artifact else None),
             ("Settings", "\n".join(f"{k}={_plain(v)}" for k, v in changed.items())),
@@ -75,14 +98,16 @@ def show_endpoint(out: Output, view: EndpointView) -> None:
 @command(endpoint, "list")
 def list_(out: Output) -> None:
     """List endpoints, with what they really do now."""
-    write_endpoints(out, out.open().endpoints())
+    controller = out.open()
+    write_endpoints(out, controller.home, controller.endpoints())
 
 
 @command(endpoint, "show")
 @endpoint_argument()
 def show(out: Output, endpoint: str) -> None:
     """Show an endpoint with its settings, and why it does not run."""
-    show_endpoint(out, out.open().endpoint(endpoint))
+    controller = out.open()
+    show_endpoint(out, controller.home, controller.endpoint(endpoint))
 
 
 @command(endpoint, "versions")
@@ -229,6 +254,14 @@ def _status(view: EndpointView) -> str:
 
 def _number(view: EndpointView) -> int | None:
     return view.current.version.number if view.current else None
+
+
+def _queue(told: dict[str, Any]) -> str | None:
+    depth = told.get("queue")
+    if depth is None:
+        return None
+    age = f", oldest {depth['oldest_age_s']:.0f} s" if depth["oldest_age_s"] is not None else ""
+    return f"{depth['queued'] + depth['delayed']} wait{age}, {depth['running']} run"
 
 
 def _replicas(view: EndpointView) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlflow_domino.cli.endpoint import parse_config, settings_option, show_endpoint, write_endpoints
+from mlflow_domino.cli.endpoint import described, parse_config, settings_option, show_endpoint, write_endpoints
 from mlflow_domino.cli.output import Output, command, endpoint_argument
 from mlflow_domino.errors import Unsupported
 
@@ -93,23 +93,21 @@ def _status(root: click.Group, name: str) -> None:
     @endpoint_argument(required=False)
     def status(out: Output, endpoint: str | None) -> None:
         """Tell what runs, and why the rest does not; of all endpoints, or of one with its log's end."""
-        from mlflow_domino import documents
-
         controller = out.open()
         if endpoint is not None:
-            show_endpoint(out, controller.endpoint(endpoint))
+            show_endpoint(out, controller.home, controller.endpoint(endpoint))
             return
         views = controller.endpoints()
         alive = controller.plane.alive()
         if out.as_json:
             plane = {"name": controller.plane.name, "up": alive, "url": controller.plane.url()}
             home = str(controller.home.root)
-            out.document({"data_plane": plane, "home": home, "endpoints": [documents.endpoint(v) for v in views]})
+            out.document({"data_plane": plane, "home": home, "endpoints": described(controller.home, views)})
             return
         state = f"up, at {controller.plane.url()}" if alive else "down; `mlflow-domino up` starts it"
         out.pairs([("Data plane", f"{controller.plane.name}: {state}"), ("Home", controller.home.root)])
         click.echo()
-        write_endpoints(out, views)
+        write_endpoints(out, controller.home, views)
 
 
 def _check(root: click.Group, name: str) -> None:

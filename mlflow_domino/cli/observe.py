@@ -57,12 +57,19 @@ def add_to(root: click.Group) -> None:
     @endpoint_argument()
     @click.option("-d", "--data", metavar="JSON", help="Body, or @FILE, or - for stdin (the default when it is piped).")
     def predict(out: Output, endpoint: str, data: str | None) -> None:
-        """Call an endpoint, with the token that its creator has here or $MLFLOW_DOMINO_TOKEN."""
-        from mlflow_domino import invocation
+        """Call an endpoint, with the token that its creator has here or $MLFLOW_DOMINO_TOKEN.
+
+        Of an asynchronous endpoint, this waits for the answer.
+        """
+        from mlflow_domino import asynchronous, invocation
 
         body = invocation.body_of(_body(data))
         controller = out.open()
-        out.document(invocation.call(controller.home, controller.endpoint(endpoint), body))
+        view = controller.endpoint(endpoint)
+        if view.endpoint.settings.is_async:
+            out.document(asynchronous.Predictions(controller.home, view).run(body))
+        else:
+            out.document(invocation.call(controller.home, view, body))
 
 
 def _body(data: str | None) -> str:

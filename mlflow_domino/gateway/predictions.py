@@ -1,7 +1,7 @@
 """The asynchronous API: requests are queued, and predictions are fetched later.
 
     POST   /api/modelApis/async/v1/{endpoint}                    queue a prediction
-    GET    /api/modelApis/async/v1/{endpoint}                    list predictions, newest first: ?status= &limit= &before=
+    GET    /api/modelApis/async/v1/{endpoint}                    list predictions, newest first: ?status= &limit= &before= &depth=true
     GET    /api/modelApis/async/v1/{endpoint}/{prediction}       its status, and its answer; ?details=true tells more
     DELETE /api/modelApis/async/v1/{endpoint}/{prediction}       cancel it
     POST   /api/modelApis/async/v1/{endpoint}/{prediction}/retry run a failed one again
@@ -28,7 +28,7 @@ from mlflow_domino.gateway.callers import Callers, carries
 from mlflow_domino.gateway.inventory import AsyncEndpoint, Inventory
 from mlflow_domino.gateway.metrics import Exposition
 from mlflow_domino.gateway.submissions import Limits, parse, wait_of
-from mlflow_domino.gateway.told import brief, detailed
+from mlflow_domino.gateway.told import brief, counted, detailed
 from mlflow_domino.gateway.wake import ring
 from mlflow_domino.models import valid_id
 from mlflow_domino.queue.prediction import Prediction, State, begun_ms, now_ms
@@ -134,7 +134,7 @@ class Predictions:
         found = self._await(queue, endpoint_id, prediction_id, wait_s)
         if found is None:
             raise _absent(prediction_id, endpoint)
-        if request.args.get("details", "").lower() not in ("true", "1"):
+        if not _is_true("details"):
             return _answer(found, wait_s)
         position = queue.position(found) if found.state is State.QUEUED else None
         webhook = queue.webhook(prediction_id) if found.webhook else None
@@ -151,9 +151,11 @@ class Predictions:
         before = request.args.get("before", "~")
         if before != "~" and begun_ms(before) is None:
             raise Refusal(400, "INVALID_INPUT", "before must be the id of a prediction, as in next")
-        found = self._queue(inventory).find(endpoint_id, states=states, limit=int(limit), before=before)
+        queue = self._queue(inventory)
+        found = queue.find(endpoint_id, states=states, limit=int(limit), before=before)
         following = found[-1].id if len(found) == int(limit) else None
-        return _json({"predictions": [brief(one) for one in found], "next": following})
+        depth = counted(queue.depth(endpoint_id), now_ms()) if _is_true("depth") else {}
+        return _json({"predictions": [brief(one) for one in found], "next": following, **depth})
 
     def cancel(self, endpoint_id: str, prediction_id: str) -> Response:
         inventory, endpoint = self._endpoint(endpoint_id, prediction_id)
@@ -303,6 +305,10 @@ def _body(limit: int) -> bytes:
     if len(body) > limit:
         raise _too_large(limit)
     return body
+
+
+def _is_true(parameter: str) -> bool:
+    return request.args.get(parameter, "").lower() in ("true", "1")
 
 
 def _too_large(limit: int) -> Refusal:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_domino.queue.prediction import Attempt, Prediction, State
 
-__all__ = ["brief", "detailed"]
+if TYPE_CHECKING:
+    from mlflow_domino.queue.queue import Depth
+
+__all__ = ["brief", "counted", "detailed"]
 
 
 def brief(found: Prediction) -> dict[str, Any]:
@@ -22,6 +25,13 @@ def brief(found: Prediction) -> dict[str, Any]:
         "finished": _time(found.finished_ms),
         **({"errors": list(found.errors)} if found.errors else {}),
     }
+
+
+def counted(depth: Depth, at_ms: int) -> dict[str, Any]:
+    """Return how much waits and runs."""
+    age_s = None if depth.oldest_ms is None else max(0, at_ms - depth.oldest_ms) / 1000
+    told = {"queued": depth.queued, "delayed": depth.delayed, "running": depth.running, "oldest_age_s": age_s}
+    return {"depth": told}
 
 
 def detailed(

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: From the top down; a module imports its own layer and those below. A package stands for all that is in it.
 LAYERS = (
     ("cli", "plugin", "__main__"),
-    ("client", "foreground", "help", "render", "prune", "check", "cluster_check", "documents", "invocation", "unit"),
+    ("client", "foreground", "help", "render", "prune", "check", "cluster_check", "documents", "invocation", "asynchronous", "unit"),
     ("controller",),
     ("journal",),
     ("rollout", "access", "views"),
