@@ -115,7 +115,7 @@ class Microservice:
             self._builder.extract(donor.id, str(prefix / part), root / part)
         for name in _LEFT_OUT:
             shutil.rmtree(root / "lib" / library / name, ignore_errors=True)
-        command = [own, "-I", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
+        command: list[str | Path] = [own, "-I", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]
         _run([*command, "-s", root, "-p", _INTERPRETER, root / "lib" / library], folder)
         into = f"{_IN_CONTEXT}/{os.path.basename(_INTERPRETER)}"
         for entry in entries(root, into, byte_code=True):
