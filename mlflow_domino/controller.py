@@ -85,6 +85,7 @@ class Controller:
         """
         _check_name(name)
         settings, secrets = parse(config)
+        self._check_async(settings)
         endpoint = Endpoint(new_id(), name, self.plane.name, _now_ms(), settings=settings)
         endpoint = self.records.save_endpoint(endpoint)
         self.records.save_secrets(endpoint, secrets)
@@ -101,7 +102,7 @@ class Controller:
             And a token, which is shown this once.
         """
         _check_name(name)
-        parse(config)  # before anything is made
+        self._check_async(parse(config)[0])  # before anything is made
         self._rollout.up()
         existing = next((e for e in self.records.endpoints() if e.name == name), None)
         if existing is not None and existing.latest is not None:
@@ -299,6 +300,7 @@ class Controller:
     def _publish_version(self, endpoint: Endpoint, model_uri: str | None, config: Mapping[str, Any] | None) -> None:
         before = self.records.secrets(endpoint)
         settings, secrets = parse(config, base=endpoint.settings, base_secrets=before)
+        self._check_async(settings, endpoint)
         version = self._fetch(endpoint, model_uri, settings, secrets)
         version = self._build(endpoint, version, secrets)
         self._rollout.start(endpoint, version)
@@ -307,6 +309,16 @@ class Controller:
         if endpoint.promoted is None and settings.routing_mode == "advanced":
             changes["promoted"] = endpoint.latest or version.id
         self._route(endpoint, target=Target.RUNNING, **changes)
+
+    def _check_async(self, settings: Settings, endpoint: Endpoint | None = None) -> None:
+        """Refuse what is asynchronous where that cannot be, and an endpoint that would change from one to the other."""
+        if settings.is_async and self.plane.no_async:
+            raise Unsupported(self.plane.no_async)
+        if endpoint is not None and endpoint.latest and settings.is_async != endpoint.settings.is_async:
+            raise InvalidInput(
+                f"is_async of {endpoint.name!r} cannot change: its callers use another URL and protocol then. Create another "
+                "endpoint beside it."
+            )
 
     def _fetch(self, endpoint: Endpoint, model_uri: str | None, settings: Settings, secrets: Secrets) -> Version:
         """Copy the source into the new version's folder, and write the version down."""

@@ -54,6 +54,8 @@ class DataPlane(abc.ABC):
     name: str
     #: What whoever deploys here should know, such as that tokens travel in clear; empty where there is nothing.
     caution: str = ""
+    #: Why asynchronous endpoints cannot be here; empty where they can.
+    no_async: str = ""
 
     @abc.abstractmethod
     def up(self, world: World, log: Log) -> bool:

@@ -105,6 +105,21 @@ class Declaration:
         return not (self.address.startswith("127.") or self.address in ("localhost", "::1"))
 
     @property
+    def no_async(self) -> str:
+        """Why asynchronous endpoints cannot be here; empty where they can."""
+        if self.queue:
+            return ""
+        way_out = f'set queue = "postgresql://…" under [data_planes.{self.name}]'
+        if self.remote:
+            return (
+                f"Endpoints on a remote data plane do not support asynchronous requests, and {self.name!r} is one: {way_out} "
+                "to give it a queue of its own."
+            )
+        if self.kind == "kubernetes":
+            return f"Asynchronous endpoints on Kubernetes need a database for their queue: {way_out}."
+        return ""
+
+    @property
     def base_url(self) -> str:
         if self.url:
             return self.url.rstrip("/")

@@ -27,8 +27,9 @@ from mlflow_domino.gateway.inventory import (
 from mlflow_domino.gateway.proxy import Envoy
 from mlflow_domino.gateway.routing import async_endpoints, route_table
 from mlflow_domino.home import Home, write_text
-from mlflow_domino.models import Target, Version
-from mlflow_domino.queue.database import sqlite_url
+from mlflow_domino.models import Endpoint, Target, Version
+from mlflow_domino.queue.database import Database, sqlite_url
+from mlflow_domino.queue.queue import Queue
 
 __all__ = ["LocalGateway"]
 
@@ -162,6 +163,25 @@ class LocalGateway:
         """Return the number of requests that the gateway has at a version, or waiting for it."""
         return self._envoy.active(version_id)
 
+    def forget_predictions(self, endpoint: Endpoint) -> None:
+        """Remove everything of an endpoint's from the queue, which it is no longer in the inventory of.
+
+        Raises
+        ------
+        Unavailable
+            The database does not answer.
+        """
+        if not self._declaration.queue and not self._home.predictions.exists():
+            return
+        database = Database(self._queue_url())
+        try:
+            Queue(database).forget(endpoint.id)
+        finally:
+            database.close()
+
+    def _queue_url(self) -> str:
+        return self._declaration.queue or sqlite_url(self._home.predictions)
+
     def _write_inventory(self, world: World) -> None:
         """Tell the application where replicas are, so that it can collect their metrics."""
         declaration, entry = self._declaration, self._envoy.entry
@@ -192,7 +212,7 @@ class LocalGateway:
     def _queue(self) -> QueueAccess:
         """Return how the queue is reached, and write down its URL, which may hold a password."""
         declaration, home = self._declaration, self._home
-        write_text(home.queue, (declaration.queue or sqlite_url(home.predictions)) + "\n")
+        write_text(home.queue, self._queue_url() + "\n")
         return QueueAccess(
             str(home.queue),
             str(home.run / "s" / "dispatcher"),

@@ -48,6 +48,7 @@ class MachineDataPlane(DataPlane):
         self.declaration = declaration
         if declaration.exposed and not declaration.tls_certificate and not declaration.url.startswith("https://"):
             self.caution = "the gateway is exposed without TLS: tokens travel in clear; set tls_certificate and tls_key"
+        self.no_async = declaration.no_async
         self.supervisor = Supervisor(home)
         self.gateway = LocalGateway(home, declaration, self.addresses, self.message_addresses)
 
@@ -108,6 +109,8 @@ class MachineDataPlane(DataPlane):
         source.remove(self.home.version(version.id))
 
     def forget(self, endpoint: Endpoint) -> None:
+        if endpoint.settings.is_async:
+            self.gateway.forget_predictions(endpoint)
         shutil.rmtree(self.home.endpoint(endpoint.id), ignore_errors=True)
         self.home.caller_token(endpoint.id).unlink(missing_ok=True)
         (self.home.root / "locks" / f"tokens-{endpoint.id}").unlink(missing_ok=True)
