@@ -52,6 +52,7 @@ class KubernetesDataPlane(DataPlane):
         self.name = declaration.name
         self.home = home
         self.declaration = declaration
+        self.no_async = declaration.no_async
         self.cluster = Cluster(declaration.context, declaration.namespace)
         self.records = KubernetesRecords(self.cluster, declaration.name)
         self.entrance = Entrance(self.cluster, declaration, home)
