@@ -23,6 +23,7 @@ if __package__ in (None, ""):
     __import__(__package__)
 
 from .config import Config, read_config  # noqa: E402 - importable from here on
+from .first import step_aside  # noqa: E402
 from .log import Redaction  # noqa: E402
 from .slots import Slots  # noqa: E402
 from .status import Status  # noqa: E402
@@ -57,6 +58,7 @@ _MICROSERVICE = 'exec "$DOMINO_SELDON_PYTHON" -I "$DOMINO_SELDON_LAUNCHER"'
 
 def main() -> None:
     """Become the replica that the environment describes."""
+    step_aside()
     config = read_config(os.environ)
     status = Status(config.replica_dir, os.getpid(), Redaction(config.secrets))
     status.begin()
