@@ -287,7 +287,7 @@ class KubernetesDataPlane(DataPlane):
 
     def _has_taken(self, pod: str, wanted: str) -> bool:
         try:
-            _status, headers, _body = self.cluster.proxy(pod, manifests.MODEL_PORT, "/ready")
+            _status, headers, _body = self.cluster.proxy(pod, manifests.PROBE_PORT, "/ready")
         except NotFound:
             return True  # it has ended, and its successor reads them when it starts
         except Unavailable:
