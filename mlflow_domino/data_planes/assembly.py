@@ -23,15 +23,21 @@ from mlflow_domino.data_planes.machine import harness_settings, install_harness
 from mlflow_domino.data_planes.tier import tier_named
 from mlflow_domino.errors import InvalidInput, NotFound
 from mlflow_domino.home import Home, write_text
-from mlflow_domino.image import ENDPOINT_IMAGES, ENVIRONMENT, Base, Images, image_named, site_packages
+from mlflow_domino.image import ENDPOINT_IMAGES, ENVIRONMENT, Base, Images, dockerfile, image_named, site_packages
 from mlflow_domino.models import Artifact, Version
 
 if TYPE_CHECKING:
     from mlflow_domino.environment import Environments
 
-__all__ = ["Assembly", "working_folder"]
+__all__ = ["Assembly", "recipes", "working_folder"]
 
 _REFERENCE = r"[a-z0-9][A-Za-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)+:\w[\w.-]{0,127}"
+
+
+def recipes(settings: Settings) -> dict[str, str]:
+    """Return the Dockerfiles of a version's images, by their names."""
+    names = ("seldon", "packages", "endpoint") if settings.is_async else ("packages", "endpoint")
+    return {f"dockerfiles/{name}/Dockerfile": dockerfile(name) for name in names}
 
 
 def working_folder(version: Version) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_domino import secret, tree
 from mlflow_domino.config import Secrets, Settings
-from mlflow_domino.data_planes.assembly import Assembly, working_folder
+from mlflow_domino.data_planes.assembly import Assembly, recipes, working_folder
 from mlflow_domino.data_planes.base import Log, World
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, MachineDataPlane, harness_settings
@@ -31,7 +31,7 @@ from mlflow_domino.data_planes.tier import Tier, tier_named, unenforced
 from mlflow_domino.engine import Engine
 from mlflow_domino.errors import DominoError, Failed, NotFound, Unavailable
 from mlflow_domino.home import Home, read_json, write_text
-from mlflow_domino.image import ENVIRONMENT, UID, dockerfile
+from mlflow_domino.image import ENVIRONMENT, UID
 from mlflow_domino.models import Artifact, Endpoint, Target, Token, Version
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class DockerDataPlane(MachineDataPlane):
             launch = Launch.of(self, endpoint, version, number, (_PORTS[number], _PORTS[-1 - number]), hidden)
             documents[f"container-{number}.json"] = {"host": launch.host, **launch.options}
         files = {name: json.dumps(document, indent=1) + "\n" for name, document in documents.items()}
-        files |= {f"dockerfiles/{name}/Dockerfile": dockerfile(name) for name in ("packages", "endpoint")}
+        files |= recipes(version.settings)
         shown = self.gateway.render(
             world, lambda v: tuple(f"127.0.0.1:{_PORTS[n]}" for n in range(v.replicas))
         )  # nothing is asked of an engine

@@ -22,7 +22,7 @@ from mlflow_domino.cluster import Cluster
 from mlflow_domino.cluster_records import KubernetesRecords
 from mlflow_domino.config import Secrets, Settings
 from mlflow_domino.data_planes import manifests, pods, replica
-from mlflow_domino.data_planes.assembly import Assembly
+from mlflow_domino.data_planes.assembly import Assembly, recipes
 from mlflow_domino.data_planes.base import DataPlane, Log, Observation, World
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.entrance import Entrance
@@ -30,7 +30,6 @@ from mlflow_domino.data_planes.supervisor import wait_until
 from mlflow_domino.data_planes.tier import Tier, tier_named
 from mlflow_domino.errors import DominoError, Failed, InvalidInput, NotFound, Unavailable
 from mlflow_domino.home import Home, write_text
-from mlflow_domino.image import dockerfile
 from mlflow_domino.labels import GATEWAY_TOKENS, KIND, TOKENS, VERSION, labels, model_name, tokens_name, variables_name
 from mlflow_domino.models import Artifact, Endpoint, Status, Target, Token, Version
 from mlflow_domino.store import Records
@@ -111,7 +110,7 @@ class KubernetesDataPlane(DataPlane):
         return {
             "model.yaml": manifests.to_yaml(objects),
             "records.yaml": manifests.to_yaml(self.records.manifests(endpoint, version)),
-            **{f"dockerfiles/{name}/Dockerfile": dockerfile(name) for name in ("packages", "endpoint")},
+            **recipes(version.settings),
         }
 
     def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:

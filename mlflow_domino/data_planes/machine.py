@@ -251,7 +251,8 @@ def harness_settings(
         Python of seldon-core, as the replica sees it; None where the build has written that down.
     """
     if seldon_python is None:
-        seldon_python = version.artifact.seldon if version.artifact else ""
+        unknown = "PYTHON-OF-SELDON-CORE" if version.settings.is_async else ""
+        seldon_python = version.artifact.seldon if version.artifact else unknown
     place: dict[str, Any] = {"kind": version.source.kind, "path": path}
     if version.source.kind == "Registry":
         place.update(name=getattr(version.source, "name", None), version=getattr(version.source, "version", None))
