@@ -29,9 +29,9 @@ class _Root(click.Group):
 
 
 def _load() -> None:
-    from mlflow_domino.cli import endpoint, export, machine, observe, predictions, token
+    from mlflow_domino.cli import endpoint, export, gateway, machine, observe, predictions, token
 
-    for module in (machine, endpoint, export, token, observe, predictions):
+    for module in (machine, endpoint, export, gateway, token, observe, predictions):
         module.add_to(cli)
 
 

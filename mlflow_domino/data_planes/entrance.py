@@ -88,7 +88,11 @@ class Entrance:
 
     def alive(self) -> bool:
         """Whether a gateway takes requests."""
-        return self._fleet.ready() > 0
+        return self.ready() > 0
+
+    def ready(self) -> int:
+        """Return how many pods take requests."""
+        return self._fleet.ready()
 
     def release(self) -> str:
         """Return what this client would install: this package's release, or the image that is declared."""
