@@ -137,6 +137,11 @@ class Settings:
     username: str = option("domino", _USER, "owner, a part of /mnt/<username>/<project> in images")
     project: str = option("project", _USER, "project, a part of /mnt/<username>/<project> in images")
 
+    @property
+    def ready_within_s(self) -> float:
+        """Time in which replicas are to take requests, from the start on."""
+        return self.start_timeout_s + self.initial_delay_s
+
 
 @dataclass(frozen=True)
 class Secrets:
@@ -213,6 +218,10 @@ def _fit_together(settings: Settings) -> Settings:
     if settings.is_async and settings.volumes:
         named = ", ".join(volume.name for volume in settings.volumes)
         raise InvalidInput(f"volumes: an asynchronous endpoint mounts none ({named}); leave out volumes or is_async.")
+    working = f"/mnt/{settings.username}/{settings.project}"
+    for volume in settings.volumes:
+        if f"{working}/".startswith(f"{volume.mount_path}/"):
+            raise InvalidInput(f"volumes: {volume.name} would hide the project in {working}; mount it elsewhere.")
     return settings
 
 

@@ -182,7 +182,7 @@ class Rollout:
             self._plane.stop(version)
 
     def _await_ready(self, version: Version) -> Observation:
-        deadline = time.monotonic() + version.settings.start_timeout_s
+        deadline = time.monotonic() + version.settings.ready_within_s
         with _said_while_waiting(self._say, f"starting version {version.number}"):
             while True:
                 seen = self._plane.observe([version])[0]
@@ -191,7 +191,7 @@ class Rollout:
                 if seen.failed or seen.status in (Status.FAILED, Status.UNREACHABLE):
                     return seen
                 if time.monotonic() > deadline:
-                    late = f"it was not ready after {version.settings.start_timeout_s:g} s (start_timeout_s)"
+                    late = f"it was not ready after {version.settings.ready_within_s:g} s (start_timeout_s)"
                     reason = f"{late}; {seen.reason}" if seen.reason else late
                     return dataclasses.replace(seen, status=Status.STALLED, reason=reason)
                 time.sleep(_POLL_S)

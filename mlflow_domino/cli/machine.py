@@ -61,7 +61,7 @@ def _await_endpoints(controller: Controller, out: Output) -> None:
     began, said = time.monotonic(), False
     while True:
         starting = [v for v in controller.endpoints() if v.status in (Status.STARTING, Status.UNREACHABLE)]
-        limit = max((v.endpoint.settings.start_timeout_s for v in starting), default=0.0)
+        limit = max((v.endpoint.settings.ready_within_s for v in starting), default=0.0)
         if not starting or time.monotonic() - began > limit:
             return
         if not said:

@@ -23,8 +23,8 @@ from mlflow_domino.labels import GATEWAY, GATEWAY_TOKENS, RELEASE, labels
 
 __all__ = ["LONGEST_S", "gateway_manifests", "gateway_secret", "service_port"]
 
-#: How long a gateway's pod may take for its last requests, unless some endpoint's may take longer.
-LONGEST_S = 3600.0
+#: How long a gateway's pod may take for its last requests: as long as any setting lets a request take.
+LONGEST_S = 86400.0
 _SLACK_S = 30
 _MANAGEMENT, _CERTIFICATE = "/etc/domino/gateway", "/etc/domino/tls"
 _HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")

@@ -251,7 +251,7 @@ def _deployment(meta: Manifest, version: Version, template: Manifest) -> Manifes
     spec = {
         "replicas": version.replicas,
         "revisionHistoryLimit": 1,  # a version never changes; its objects do with our releases
-        "progressDeadlineSeconds": settings.initial_delay_s + math.ceil(settings.start_timeout_s) + _SLACK_S,
+        "progressDeadlineSeconds": math.ceil(settings.ready_within_s) + _SLACK_S,
         "selector": {"matchLabels": {VERSION: version.id}},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "template": template,

@@ -106,7 +106,7 @@ def summary(version: Version, states: Sequence[ReplicaState]) -> Observation:
         )
     if failed:
         return Observation(Status.FAILED, failed[0].reason, 0, len(failed))
-    if any(_overdue(s, version.settings.start_timeout_s) for s in waiting):
+    if any(_overdue(s, version.settings.ready_within_s) for s in waiting):
         return Observation(Status.STALLED, reason)
     return Observation(Status.STARTING, reason)
 

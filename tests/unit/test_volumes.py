@@ -77,3 +77,12 @@ def test_volumes_survive_in_records() -> None:
 def test_an_asynchronous_endpoint_mounts_nothing() -> None:
     with pytest.raises(InvalidInput, match=r"an asynchronous endpoint mounts none \(data\)"):
         parse({"is_async": True}, base=Settings(volumes=(DATA,)))
+
+
+@pytest.mark.parametrize("mount", ["/mnt/ann/iris", "/mnt/ann", "/mnt"])
+def test_a_volume_that_would_hide_the_project_is_refused(mount: str) -> None:
+    config = {"username": "ann", "project": "iris"}
+    with pytest.raises(InvalidInput, match="data would hide the project in /mnt/ann/iris"):
+        parse({**config, "volumes": [volume(mountPath=mount)]})
+    for beside in ("/mnt/ann/iris/data", "/mnt/ann/iris2"):
+        assert parse({**config, "volumes": [volume(mountPath=beside)]})[0].volumes[0].mount_path == beside
