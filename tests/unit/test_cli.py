@@ -91,7 +91,7 @@ def test_every_command_has_help_and_json(run):
                 yield (*path, name)
 
     commands = list(walk(cli, ()))
-    assert len(commands) == 27
+    assert len(commands) == 32
     for words in commands:
         code, out, _ = run(*words, "--help")
         assert code == 0
