@@ -14,8 +14,8 @@ from mlflow_domino.home import Home
 from mlflow_domino.interpreter import Search
 from mlflow_domino.models import Artifact, Version
 from mlflow_domino.views import EndpointView
-from tests.asynchronous import interpreter, predict, save_modern
 from tests.deployment import Deployment
+from tests.messages import interpreter, predict, save_modern
 
 
 def version_of(view: EndpointView) -> tuple[Version, Artifact]:

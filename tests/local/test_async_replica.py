@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.conftest import free_port
+from tests.messages import CLIENT
 from tests.replica import basic, poll
 from tests.seldon import GATEWAY, PREDICT, AsyncReplica, caller, seldon_python, serving_messages
 
@@ -338,25 +339,6 @@ def test_a_microservice_that_cannot_start_ends_the_start(python: Path) -> None:
 
 # ---- Seldon Core's own client ----------------------------------------------------------------------------------------
 
-_CLIENT = """
-import json, sys
-import numpy
-from seldon_core.seldon_client import SeldonClient
-port, = sys.argv[1:]
-client = SeldonClient(microservice_endpoint="127.0.0.1:" + port)
-seen = []
-for options in (
-    {"json_data": {"parameters": {"a": 1, "b": 2}}},
-    {"data": numpy.array([[1.0, 2.0]]), "names": ["a", "b"], "payload_type": "ndarray"},
-    {"data": numpy.array([[1.0, 2.0]]), "payload_type": "tensor"},
-    {"json_data": {"parameters": {"nothing": 1}}},
-):
-    answer = client.microservice(transport="rest", method="predict", **options)
-    sum_ = answer.response.jsonData.struct_value.fields["sum"].number_value if answer.success else None
-    seen.append([answer.success, sum_, answer.response.status.info])
-print(json.dumps(seen))
-"""
-
 
 @pytest.fixture(scope="module")
 def open_to_all(python: Path) -> Iterator[AsyncReplica]:
@@ -376,7 +358,10 @@ def open_to_all(python: Path) -> Iterator[AsyncReplica]:
 
 def test_seldon_cores_own_client_is_served(open_to_all: AsyncReplica, python: Path) -> None:
     ended = subprocess.run(
-        [python, "-W", "ignore", "-c", _CLIENT, str(open_to_all.port)], capture_output=True, text=True, check=True
+        [python, "-W", "ignore", "-c", CLIENT, f"127.0.0.1:{open_to_all.port}"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     first, second, third, wrong = json.loads(ended.stdout.splitlines()[-1])
     assert first[:2] == second[:2] == third[:2] == [True, 3.0]
