@@ -29,7 +29,7 @@ from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, MachineDataPlane,
 from mlflow_domino.data_planes.replica import ReplicaState
 from mlflow_domino.data_planes.tier import Tier, tier_named, unenforced
 from mlflow_domino.engine import Engine
-from mlflow_domino.errors import DominoError, Failed, NotFound, Unavailable
+from mlflow_domino.errors import DominoError, Failed, InvalidInput, NotFound, Unavailable
 from mlflow_domino.home import Home, read_json, write_text
 from mlflow_domino.image import ENVIRONMENT, UID
 from mlflow_domino.models import Artifact, Endpoint, Target, Token, Version
@@ -96,6 +96,9 @@ class DockerDataPlane(MachineDataPlane):
 
     def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
         notes = unenforced(version.settings, self.home, self.declaration)
+        for volume in version.settings.volumes:
+            if not Path(volume.path).is_dir():
+                raise InvalidInput(f"volumes: {volume.name}: there is no folder {volume.path} on this machine.")
         built = self.assembly.build(version, secrets, log)
         return replace(built, notes=(*built.notes, *notes))
 
@@ -266,6 +269,10 @@ class Launch:
             "restart_policy": {"Name": "unless-stopped"},
             "port_bindings": published,
             "binds": binds,
+            "mounts": [
+                {"Type": "bind", "Source": v.path, "Target": v.mount_path, "ReadOnly": v.read_only}
+                for v in version.settings.volumes
+            ],
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges"],
             "init": True,

@@ -15,10 +15,12 @@ import requests
 from mlflow_domino.controller import Controller
 from mlflow_domino.data_planes.docker import DockerDataPlane
 from mlflow_domino.engine import Engine
-from mlflow_domino.errors import InvalidInput, NotFound, StartFailed, Unsupported
+from mlflow_domino.errors import Failed, InvalidInput, NotFound, StartFailed, Unavailable, Unsupported
 from mlflow_domino.models import Status
 from tests.conftest import eventually, free_port
 from tests.deployment import ECHO, Deployment
+from tests.registry import PASSWORD, USER
+from tests.registry import registry as closed_to_strangers
 
 SLOW = "import time\ndef predict(s=0):\n    time.sleep(s)\n    return s\n"
 
@@ -152,6 +154,35 @@ def test_containers_have_few_rights(deployment: Deployment, tmp_path: Path) -> N
     assert {b["HostIp"] for bindings in host["PortBindings"].values() for b in bindings} == {"127.0.0.1"}
 
 
+def test_folders_of_this_machine_are_mounted(deployment: Deployment, tmp_path: Path) -> None:
+    data, scratch = tmp_path / "data", tmp_path / "scratch"
+    for folder in (data, scratch):
+        folder.mkdir()
+        folder.chmod(0o777)
+    (data / "weights").write_text("12")
+    code = """
+    def predict():
+        held = open("/data/weights").read()
+        open("/scratch/made", "w").write(held)
+        try:
+            open("/data/more", "w")
+        except OSError as error:
+            return [held, error.strerror]
+    """
+    volumes = [
+        {"name": "data", "mountPath": "/data", "path": str(data)},
+        {"name": "scratch", "mountPath": "/scratch", "path": str(scratch), "readOnly": False},
+    ]
+    tmp_path.chmod(0o755)
+    view = deployment.create("mounted", deployment.project(tmp_path / "p", code), volumes=volumes)
+    assert deployment.call(view, {"data": {}}).json()["result"] == ["12", "Read-only file system"]
+    assert (scratch / "made").read_text() == "12"
+    absent = [{"name": "absent", "mountPath": "/data", "path": str(tmp_path / "absent")}]
+    with pytest.raises(InvalidInput, match=f"absent: there is no folder {tmp_path}/absent"):
+        deployment.update("mounted", volumes=absent)
+    assert not (tmp_path / "absent").exists()
+
+
 @pytest.fixture
 def registry(engine: Engine) -> str:
     try:
@@ -196,8 +227,15 @@ def test_an_exported_image_runs_by_itself_and_wants_a_token(
 
 def test_a_push_that_is_refused_says_so(deployment: Deployment, tmp_path: Path) -> None:
     deployment.create("stays", deployment.project(tmp_path / "p", ECHO, VALUE=1))
-    with pytest.raises(Exception, match=r"push localhost:1/models/stays:1"):
+    with pytest.raises(Unavailable, match=r"registry localhost:1 does not answer, so localhost:1/models/stays:1"):
         deployment.controller.export("stays", "localhost:1/models/stays:1")
+    with closed_to_strangers(tmp_path / "registry", closed=True) as registry:
+        reference = f"{registry.host}/models/stays:1"
+        for user in (None, (USER, "wrong-passw0rd")):
+            with pytest.raises(Failed, match=f"{registry.host} refuses the push of {reference}") as caught:
+                deployment.controller.export("stays", reference, user=user)
+            assert "wrong-passw0rd" not in str(caught.value)
+        assert deployment.controller.export("stays", reference, user=(USER, PASSWORD)).startswith("sha256:")
     with pytest.raises(InvalidInput, match="registry/name:tag"):
         deployment.controller.export("stays", "no name")
 
