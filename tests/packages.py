@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import ssl
 import threading
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -55,9 +56,11 @@ class Index:
     folder : Path
     user : str
         ``name:password`` that is asked for; empty asks for nothing.
+    tls : tuple of Path or None
+        Certificate and key, for HTTPS.
     """
 
-    def __init__(self, folder: Path, user: str = "") -> None:
+    def __init__(self, folder: Path, user: str = "", tls: tuple[Path, Path] | None = None) -> None:
         self.folder = folder
         self.user = user
         #: Downloads of wheels wait here: set it to let them go on.
@@ -76,8 +79,20 @@ class Index:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                pass  # whoever called refused the certificate
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            # Not in the thread that accepts: a caller who refuses the certificate would stop it.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
 
     def __enter__(self) -> Index:
@@ -91,7 +106,7 @@ class Index:
         self._thread.join()
 
     def url(self, user: str = "") -> str:
-        return f"http://{user + '@' if user else ''}127.0.0.1:{self._server.server_address[1]}/simple"
+        return f"http://{user + '@' if user else ''}127.0.0.1:{self.port}/simple"
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         wanted = "Basic " + base64.b64encode(self.user.encode()).decode()
