@@ -26,6 +26,7 @@ from mlflow_domino.gateway.inventory import (
 )
 from mlflow_domino.gateway.proxy import Envoy
 from mlflow_domino.gateway.routing import async_endpoints, route_table
+from mlflow_domino.gateway.wake import follow
 from mlflow_domino.home import Home, write_text
 from mlflow_domino.models import Endpoint, Target, Version
 from mlflow_domino.queue.database import Database, sqlite_url
@@ -34,6 +35,8 @@ from mlflow_domino.queue.queue import Queue
 __all__ = ["LocalGateway"]
 
 _START_S = 15.0
+#: A dispatcher that is busy looks at the inventory later, and sends what it should not to a replica that then goes.
+_FOLLOW_S = 5.0
 
 
 class LocalGateway:
@@ -152,7 +155,9 @@ class LocalGateway:
         table = route_table(world, self._addresses, generation=_generation())
         self._envoy.publish(table)
         self._envoy.retire(table)
-        self._write_inventory(world)
+        inventory = self._write_inventory(world)
+        if inventory.queue is not None:
+            follow(inventory.queue.wake, inventory.generation, timeout_s=_FOLLOW_S)
 
     def render(self, world: World, addresses: Callable[[Version], tuple[str, ...]]) -> dict[str, str]:
         """Return the files that Envoy would read, by name, with replicas at these addresses."""
@@ -182,7 +187,7 @@ class LocalGateway:
     def _queue_url(self) -> str:
         return self._declaration.queue or sqlite_url(self._home.predictions)
 
-    def _write_inventory(self, world: World) -> None:
+    def _write_inventory(self, world: World) -> Inventory:
         """Tell the application where replicas are, so that it can collect their metrics."""
         declaration, entry = self._declaration, self._envoy.entry
         replicas = [
@@ -205,9 +210,11 @@ class LocalGateway:
         )
         queue = self._queue() if asynchronous else None
         inventory = Inventory(
-            str(entry.admin_socket), str(token), tuple(replicas), certificate, queue=queue, asynchronous=asynchronous
-        )
+            str(entry.admin_socket), str(token), tuple(replicas), certificate,
+            queue=queue, asynchronous=asynchronous, generation=_generation(),
+        )  # fmt: skip
         write_inventory(self._inventory, inventory)
+        return inventory
 
     def _queue(self) -> QueueAccess:
         """Return how the queue is reached, and write down its URL, which may hold a password."""

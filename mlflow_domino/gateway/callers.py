@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hmac
 import json
@@ -21,7 +20,7 @@ def presented(header: str) -> str | None:
     if scheme.lower() == "bearer":
         return value.strip()
     if scheme.lower() == "basic":
-        with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+        with contextlib.suppress(ValueError):
             user, _, password = base64.b64decode(value.strip(), validate=True).decode("utf-8").partition(":")
             return user if hmac.compare_digest(user.encode(), password.encode()) else None
     return None

@@ -24,7 +24,7 @@ from mlflow_domino.gateway.clerk import Clerk, in_thread
 from mlflow_domino.gateway.deliveries import Deliveries
 from mlflow_domino.gateway.inventory import Inventory, InventoryFile, QueueAccess
 from mlflow_domino.gateway.lane import Lane
-from mlflow_domino.gateway.wake import hang_bell
+from mlflow_domino.gateway.wake import LOOK, acknowledge, hang_bell
 from mlflow_domino.queue.database import Database
 from mlflow_domino.queue.prediction import now_ms
 from mlflow_domino.queue.turn import LEASE_S
@@ -67,6 +67,7 @@ class Dispatcher:
         self._alone = False
         self._keep_ms: dict[str, int] = {}
         self._private_webhooks = False
+        self._followed: Inventory | None = None
 
     async def run(self) -> None:
         """Dispatch until SIGTERM, SIGINT or the supervisor's end."""
@@ -87,7 +88,9 @@ class Dispatcher:
         self._alone = await in_thread(database.claim)
         clerk = Clerk(database, uuid.uuid4().hex, self._clock, self._say)
         bell = hang_bell(access.wake)
-        asyncio.get_running_loop().add_reader(bell.fileno(), self._listen, bell)
+        asyncio.get_running_loop().add_reader(
+            bell.fileno(), lambda: self._listen(bell, lambda: self._look(clerk, access))
+        )
         self._say("dispatching predictions")
         works = [
             self._follow(clerk, access), self._poll(), self._beat(clerk), self._sweep(clerk),
@@ -155,17 +158,21 @@ class Dispatcher:
 
     async def _follow(self, clerk: Clerk, access: QueueAccess) -> None:
         """Follow the inventory: endpoints come and go, and so do their replicas."""
-        known: Inventory | None = None
-        while True:
-            with contextlib.suppress(GatewayFailed):
-                found = self._inventory()
-                if found.queue is not None and found.queue.database != access.database:
-                    self._say("the queue is another one now")
-                    return
-                if found is not known:
-                    known = found
-                    self._arrange(found, clerk)
+        while self._look(clerk, access):
             await asyncio.sleep(_LOOK_S)
+
+    def _look(self, clerk: Clerk, access: QueueAccess) -> bool:
+        """Follow the inventory as it is now; false where this dispatcher is of no use any more."""
+        with contextlib.suppress(GatewayFailed):
+            found = self._inventory()
+            if found.queue is not None and found.queue.database != access.database:
+                self._say("the queue is another one now")
+                return False
+            if found is not self._followed:
+                self._followed = found
+                self._arrange(found, clerk)
+                acknowledge(access.wake, found.generation)
+        return True
 
     def _arrange(self, inventory: Inventory, clerk: Clerk) -> None:
         max_result = inventory.queue.max_result if inventory.queue else 0
@@ -183,8 +190,8 @@ class Dispatcher:
                 self._lanes[endpoint_id] = Lane(endpoint, max_result, clerk, self._clock)
         self._leaving = [lane for lane in self._leaving if not lane.idle]
 
-    def _listen(self, bell: socket.socket) -> None:
-        """Hear what the application says was submitted or cancelled."""
+    def _listen(self, bell: socket.socket, look: Callable[[], object]) -> None:
+        """Hear what the application says was submitted or cancelled, and that the inventory has changed."""
         heard: dict[str, None] = {}
         with contextlib.suppress(BlockingIOError):
             while len(heard) < _LISTENED:
@@ -192,6 +199,8 @@ class Dispatcher:
         for word in heard:
             if word.startswith("cancel "):
                 self._cancel(word.removeprefix("cancel "))
+            elif word == LOOK:
+                look()
             elif word in self._lanes:
                 self._lanes[word].ring()
 

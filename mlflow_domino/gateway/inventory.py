@@ -7,7 +7,8 @@
      "certificate": null | {"file": "/…", "chain": "/…", "key": "/…"},
      "replicas": [{"endpoint_id": "…", "version": 3, "number": 0, "address": "/…/s/…", "token": "/…/gateway-token"}],
      "queue": null | {"database": "/…/queue-url", "wake": "/…/s/dispatcher", …},
-     "asynchronous": [{"endpoint_id": "…", "tokens": "/…/tokens/tokens.json", "version": 3, "addresses": […], …}]}
+     "asynchronous": [{"endpoint_id": "…", "tokens": "/…/tokens/tokens.json", "version": 3, "addresses": […], …}],
+     "generation": 1763900000000000}
 
 The application reads it at each request, so that a change needs no restart. It holds paths of secrets, and no secret.
 """
@@ -135,7 +136,13 @@ class AsyncEndpoint:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What runs behind a gateway, and where its secrets are."""
+    """What runs behind a gateway, and where its secrets are.
+
+    Attributes
+    ----------
+    generation : int
+        Grows with each change; a dispatcher shows the one that it follows.
+    """
 
     admin: str
     management_token: str
@@ -143,6 +150,7 @@ class Inventory:
     certificate: Certificate | None = None
     queue: QueueAccess | None = None
     asynchronous: tuple[AsyncEndpoint, ...] = ()
+    generation: int = 0
 
 
 def write_inventory(path: Path, inventory: Inventory) -> None:
@@ -173,6 +181,7 @@ def read_inventory(path: Path) -> Inventory:
                 AsyncEndpoint(**{**one, "addresses": tuple(one["addresses"])})
                 for one in document.get("asynchronous", ())
             ),
+            generation=document.get("generation", 0),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GatewayFailed(f"{path} cannot be read: {error}") from error

@@ -222,6 +222,11 @@ class Predictions:
         with contextlib.suppress(GatewayFailed, Unavailable, Unsupported, Refusal, OSError):
             self._queue(self._inventory())
 
+    def close(self) -> None:
+        """Close what was opened."""
+        for queue in self._queues.values():
+            queue.close()
+
     # ---- inside --------------------------------------------------------------------------------------------------
 
     def _endpoint(self, endpoint_id: str, prediction_id: str | None = None) -> tuple[Inventory, AsyncEndpoint]:

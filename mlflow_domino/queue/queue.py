@@ -61,6 +61,10 @@ class Queue:
         self._database = database
         self._clock = clock
 
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
     def submit(self, submission: Submission) -> tuple[str, bool]:
         """Accept a prediction; when this returns it is on disk.
 
