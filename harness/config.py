@@ -48,6 +48,7 @@ class Config:
     version_number: int = 1
     workers: int = 1
     threads: int = 1
+    preload: str = "auto"
     max_queue: int = 256
     max_batch_size: int = 1
     max_batch_delay_ms: float = 5.0
@@ -72,6 +73,8 @@ class Config:
     seldon_port: int = 9000
     metrics_port: int = 6000
     working_dir: str = ""
+    #: The replica's first process, by which it is known outside.
+    pid: int = 0
     open_to_all: bool = False
     token_digests: tuple[str, ...] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
@@ -138,6 +141,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict:
         ),
         "metrics_port": int(environ.get("PREDICTIVE_UNIT_METRICS_SERVICE_PORT") or 6000),
         "working_dir": environ.get("DOMINO_WORKING_DIR") or os.getcwd(),
+        "pid": int(environ.get("DOMINO_MASTER") or os.getpid()),
         "open_to_all": environ.get("DOMINO_AUTH") == "none",
         "token_digests": tuple(digest.lower() for digest in digests),
         "secrets": {name: environ[name] for name in names if environ.get(name)},

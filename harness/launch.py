@@ -1,7 +1,8 @@
 """Starts a replica: ``python -I .../_mlflow_domino_harness/launch.py``, in the model's environment.
 
 Builds uWSGI's arguments out of names and numbers that are ours alone, since uWSGI expands ``%x``, ``$(X)`` and
-``@(exec://...)`` in any of them; even the socket goes by descriptor. Then this process becomes uWSGI's master.
+``@(exec://...)`` in any of them; even the socket goes by descriptor. A child of this process becomes uWSGI's master,
+and this process its watchdog.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import signal
 import socket
 import stat
 import sys
-from typing import MutableMapping
+import time
+from typing import Mapping
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 if __package__ in (None, ""):
@@ -23,25 +25,20 @@ if __package__ in (None, ""):
     __import__(__package__)
 
 from .config import Config, read_config  # noqa: E402 - importable from here on
-from .first import step_aside  # noqa: E402
+from .guard import end_orphans, exit_code, start, words_of  # noqa: E402
 from .log import Redaction  # noqa: E402
-from .slots import Slots  # noqa: E402
+from .sharing import THREAD_COUNTS, note_apart, share, why_apart  # noqa: E402
+from .slots import Phase, Slots  # noqa: E402
 from .status import Status  # noqa: E402
+from .watchdog import log_tail, watch  # noqa: E402
 
 __all__ = ["SIGNALS", "backlog", "become_uwsgi", "listen_on", "main", "uwsgi_arguments"]
 
-#: Native libraries that start as many threads as there are cores, in every worker.
-_THREAD_COUNTS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "RAYON_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-)
+#: Set where the model turned out to be none to share: when the start began, and the descriptor that is listened on.
+_AGAIN = "DOMINO_START_AGAIN"
 
+#: How long processes that are no children of uWSGI's master may take to end after it.
+_PATIENCE_S = 1.0
 #: Where control groups are mounted.
 _GROUPS = "/sys/fs/cgroup"
 
@@ -57,27 +54,53 @@ _MICROSERVICE = 'exec "$DOMINO_SELDON_PYTHON" -I "$DOMINO_SELDON_LAUNCHER"'
 
 
 def main() -> None:
-    """Become the replica that the environment describes."""
-    step_aside()
-    config = read_config(os.environ)
-    status = Status(config.replica_dir, os.getpid(), Redaction(config.secrets))
-    status.begin()
+    """Be the replica that the environment describes, until it ends."""
+    given = dict(os.environ)
+    config = read_config(given)
+    again = os.environ.pop(_AGAIN, "")
+    status = Status(config.replica_dir, config.pid, Redaction(config.secrets))
+    if not again:
+        status.begin()
     try:
         _check_tokens(config)
         _check_microservice(config)
-        _prepare(config)
-        os.environ.update(thread_counts(config.workers, os.environ))
-        os.environ["DOMINO_PYTHON"] = sys.executable
-        os.environ["DOMINO_MASTER"] = str(os.getpid())
         # Under the name that says that it is not ready yet, where it has one.
-        listening = listen_on(config.starting_socket if config.socket else "", config.port or 8080, backlog(config))
-        # By descriptor too: the path of this folder may hold anything.
-        folder = os.open(_PACKAGE, os.O_RDONLY | os.O_DIRECTORY)
-        os.set_inheritable(folder, True)
-        become_uwsgi(uwsgi_arguments(config, listening.fileno(), folder))
+        path = config.starting_socket if config.socket else ""
+        listening = _inherited(again) if again else listen_on(path, config.port or 8080, backlog(config))
+        started = _prepare(config, started=float(again.partition(" ")[0]) if again else None)
+        os.environ.update(thread_counts(share(config, cores()), os.environ))
+        os.environ["DOMINO_PYTHON"] = sys.executable
+        os.environ["DOMINO_MASTER"] = str(config.pid)
+        shared = not again and _shares(config, status)
+        arguments = uwsgi_arguments(config, listening.fileno(), shared=shared)
+        master = start(lambda: become_uwsgi(arguments))
     except BaseException as error:
         status.fail(f"the replica cannot start: {type(error).__name__}: {error}")
         raise
+    ended, watchdog = watch(config, master)
+    end_orphans(_PATIENCE_S if watchdog.told else 0)
+    if watchdog.phase is Phase.STARTING and not watchdog.told:
+        if shared:
+            note_apart(status, f"the process that loaded it for all {words_of(ended)}")
+            status.again()
+            given[_AGAIN] = f"{started} {listening.fileno()}"
+            os.execve(sys.executable, [sys.executable, "-I", os.path.abspath(__file__)], given)
+        status.fail(f"uWSGI {words_of(ended)} before the model was loaded", log_tail())
+    os._exit(exit_code(ended))
+
+
+def _shares(config: Config, status: Status) -> bool:
+    why = why_apart(config, os.environ)
+    if why:
+        note_apart(status, why)
+    return why is None
+
+
+def _inherited(again: str) -> socket.socket:
+    """Return the socket that this very process listened on before it began again."""
+    listening = socket.socket(fileno=int(again.partition(" ")[2]))
+    listening.set_inheritable(True)
+    return listening
 
 
 def _check_tokens(config: Config) -> None:
@@ -103,8 +126,8 @@ def _check_microservice(config: Config) -> None:
     os.environ["DOMINO_SELDON_LAUNCHER"] = os.path.join(_PACKAGE, "seldon.py")
 
 
-def _prepare(config: Config) -> None:
-    """Empty what an earlier start left behind, and make the files that the processes share."""
+def _prepare(config: Config, *, started: float | None) -> float:
+    """Empty what an earlier start left behind, and make the files that the processes share; return when it began."""
     folder = config.replica_dir
     for name in os.listdir(folder):
         if name.startswith("tokens."):
@@ -114,8 +137,10 @@ def _prepare(config: Config) -> None:
     os.makedirs(metrics)
     # prometheus-client before 0.10 reads the one, later ones the other.
     os.environ["prometheus_multiproc_dir"] = os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # noqa: SIM112
-    Slots.create(os.path.join(folder, "slots"), workers=config.workers, threads=config.slots)
+    started = time.monotonic() if started is None else started
+    Slots.create(os.path.join(folder, "slots"), workers=config.workers, threads=config.slots, started=started)
     os.chdir(config.working_dir)
+    return started
 
 
 def listen_on(path: str, port: int, waiting: int) -> socket.socket:
@@ -153,27 +178,27 @@ def backlog(config: Config) -> int:
         return min(128, wanted)
 
 
-def uwsgi_arguments(config: Config, descriptor: int, folder: int) -> list[str]:
+def uwsgi_arguments(config: Config, descriptor: int, *, shared: bool) -> list[str]:
     """Return uWSGI's options: names, numbers and nothing that anybody else wrote.
 
     Parameters
     ----------
     config : Config
         This replica's settings.
-    descriptor, folder : int
-        The listening socket, and this package's folder.
+    descriptor : int
+        The listening socket.
+    shared : bool
+        Whether the model is loaded once, in the master.
     """
     package = __package__
     options: dict[str, object] = {
         "master": True,
-        "lazy-apps": True,  # native thread pools do not survive a fork
         "single-interpreter": True,
         "enable-threads": True,
         "processes": config.workers,
         "http-socket": f"fd://{descriptor}",
         "listen": backlog(config),
         "module": f"{package}.wsgi",
-        "mule": f"/proc/self/fd/{folder}/mule.py",
         "buffer-size": 65535,
         "socket-timeout": 60,
         "no-orphans": True,
@@ -183,9 +208,10 @@ def uwsgi_arguments(config: Config, descriptor: int, folder: int) -> list[str]:
         "disable-write-exception": True,
         "skip-atexit-teardown": True,  # the interpreter's end waits for threads that may never end
         "worker-reload-mercy": max(1, int(config.drain_s)),
-        "mule-reload-mercy": 1,
         "forkbomb-delay": 0,  # a pause of the master would lose the signal to end; workers pause by themselves
     }
+    # Workers that Python is to know as forked, or as processes that load the model themselves.
+    options["py-call-uwsgi-fork-hooks" if shared else "lazy-apps"] = True
     if config.threads > 1:
         options["threads"] = config.threads
     arguments = ["--" + name if value is True else f"--{name}={value}" for name, value in options.items()]
@@ -194,10 +220,9 @@ def uwsgi_arguments(config: Config, descriptor: int, folder: int) -> list[str]:
     return arguments + [f"--hook-master-start=unix_signal:{number} {function}" for number, function in SIGNALS]
 
 
-def thread_counts(workers: int, environ: MutableMapping[str, str]) -> dict[str, str]:
-    """Return the variables that give each worker its share of the cores, but for those that somebody has set."""
-    share = str(max(1, cores() // workers))
-    return {name: share for name in _THREAD_COUNTS if not environ.get(name)}
+def thread_counts(number: int, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that give each worker so many native threads, but for those that somebody has set."""
+    return {name: str(number) for name in THREAD_COUNTS if not environ.get(name)}
 
 
 def cores() -> int:

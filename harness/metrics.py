@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 from .slots import Slots
 
-__all__ = ["Metrics"]
+__all__ = ["Metrics", "keep_files_by"]
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _WAITS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+#: Whether the files have their names already: what a model counts goes into them too.
+_named = False
 _PATHS = {"/model": "model", "/invocations": "invocations"}
+
+
+def keep_files_by(worker_id: Callable[[], int]) -> None:
+    """Have prometheus-client keep one file for each worker's number.
+
+    The process that replaces a recycled one goes on with it; files by process id would pile up. To be called before the
+    first metric is made, the model's own ones included.
+    """
+    global _named
+    if not _named and os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        from prometheus_client import values
+
+        values.ValueClass = values.MultiProcessValue(process_identifier=worker_id)
+        _named = True
 
 
 class Metrics:
@@ -23,19 +39,16 @@ class Metrics:
     ----------
     slots : Slots or None
     worker : int or None
-        This worker's number under uWSGI. prometheus-client then keeps one file for each number, which the process
-        that replaces a recycled one goes on with; files by process id would pile up.
+        This worker's number under uWSGI.
     """
 
     def __init__(self, slots: Slots | None = None, worker: int | None = None) -> None:
         import prometheus_client
-        from prometheus_client import values
 
         self._client = prometheus_client
         self._shared = worker is not None and bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
-        if self._shared:
-            # Before the first metric is made, the model's own ones included.
-            values.ValueClass = values.MultiProcessValue(process_identifier=lambda: worker)
+        if worker is not None:
+            keep_files_by(lambda: worker)
         self._slots = slots
         self._children: dict[tuple[str, str], tuple[Any, Any, Any]] = {}
         self._registry = prometheus_client.CollectorRegistry()

@@ -10,7 +10,7 @@ process). A reader outside (the data plane, when it drains) needs four lines and
 
 ====================  =================================================================================================
 header, 64 bytes      ``8s`` magic ``DOMINO1\\0``, ``I`` workers, ``I`` threads, ``d`` started, ``I`` phase,
-                      ``I`` microservice ready
+                      ``I`` microservice ready, ``d`` loaded
 worker, 64 bytes each ``I`` pid, ``I`` state, ``I`` starts, ``I`` retiring, ``d`` heartbeat, ``d`` load_time_s,
                       ``d`` retired, ``Q`` requests (of this process)
 slot, 64 bytes each   ``d`` started (0: free), ``d`` deadline, ``16s`` request id, ``I`` overdue, ``16s`` id of the request
@@ -111,15 +111,26 @@ class Slots:
             raise ValueError(f"{path} is no file of slots")
 
     @staticmethod
-    def create(path: str, *, workers: int, threads: int) -> None:
+    def create(path: str, *, workers: int, threads: int, started: float | None = None) -> None:
+        """Make the file, of a start that began at `started` or just now."""
+        started = time.monotonic() if started is None else started
         size = _BLOCK * (1 + workers * (1 + threads))
         beside = path + ".new"
         with open(beside, "wb") as file:
-            file.write(struct.pack("<8sIId", _MAGIC, workers, threads, time.monotonic()).ljust(size, b"\0"))
+            file.write(struct.pack("<8sIId", _MAGIC, workers, threads, started).ljust(size, b"\0"))
         os.replace(beside, path)
 
     def close(self) -> None:
         self._map.close()
+
+    @property
+    def loaded(self) -> float:
+        """When the model was loaded for all workers; 0 where it is not, or each loads its own."""
+        return _DOUBLE.unpack_from(self._map, 32)[0]
+
+    @loaded.setter
+    def loaded(self, when: float) -> None:
+        _DOUBLE.pack_into(self._map, 32, when)
 
     @property
     def started(self) -> float:

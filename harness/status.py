@@ -54,6 +54,11 @@ class Status:
             notes.append("the start before this one failed: " + str(before.get("reason")))
         self._write("starting", notes=notes)
 
+    def again(self) -> None:
+        """Go back to where a start begins, and keep the notes."""
+        with self.locked():
+            self._write("starting", notes=self.read().get("notes", []))
+
     def move(self, state: str, *, load_time_s: float | None = None, note: str = "") -> None:
         """Go on to a state, unless this start has already failed or got there."""
         with self.locked():

@@ -1,6 +1,6 @@
-"""The replica's watchdog: a process of its own (uWSGI's mule), so that no model can hold it up.
+"""The replica's watchdog, in its first process, so that no model can hold it up; uWSGI's master is a child of that.
 
-It ends a replica whose model kills its process or hangs while loading; it stops requests that are over their time
+It passes signals on; it ends a replica whose model kills its process or hangs while loading; it stops requests that are over their time
 limit; it replaces workers that have served enough or grown too large, one at a time; it keeps the log's size.
 """
 
@@ -13,12 +13,14 @@ import signal
 import time
 from typing import Any, Callable
 
-from .config import Config, read_config
+from .config import Config
+from .guard import children, tend
 from .log import Redaction, install, log
+from .sharing import allowance_s, note_apart
 from .slots import Phase, Retiring, SlotRecord, Slots, State, WorkerRecord
 from .status import Status
 
-__all__ = ["Watchdog", "run"]
+__all__ = ["Watchdog", "watch"]
 
 _TICK_S = 0.05
 #: How long after the deadline the work is stopped: the gateway's own 504 should be out by then.
@@ -46,14 +48,18 @@ class Watchdog:
         self._config = config
         self._master = master
         self._slots = Slots(os.path.join(config.replica_dir, "slots"))
-        self._status = Status(config.replica_dir, master, Redaction(config.secrets))
+        self._status = Status(config.replica_dir, config.pid, Redaction(config.secrets))
         self._recycling: int | None = None
         self._next_slow_look = 0.0
+        #: Whether the replica was told to end.
+        self.told = False
 
-    def look(self) -> bool:
-        """Look once at everything; whether there is still a replica to look after."""
-        if os.getppid() != self._master:
-            return False
+    @property
+    def phase(self) -> Phase:
+        return self._slots.phase
+
+    def look(self) -> None:
+        """Look once at everything."""
         if self._slots.phase is Phase.FAILED:
             self._end_replica()
         elif self._slots.phase is Phase.STARTING:
@@ -65,20 +71,48 @@ class Watchdog:
             self._next_slow_look = now + 1.0
             self._recycle()
             truncate_log(_LOG_LIMIT)
-        return True
+
+    def pass_on(self, number: int) -> None:
+        """Do as a signal says; before the replica is open, there is nothing to finish."""
+        ends = number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+        self.told = self.told or ends
+        if ends and self._slots.phase is not Phase.READY:
+            self._kill_all()
+            return
+        send(self._master, number)
+        if number == signal.SIGINT:  # at once: those workers are killed that do not end by themselves
+            time.sleep(0.25)
+            self._kill_workers()
 
     def _watch_start(self) -> None:
+        now = time.monotonic()
         for worker in range(1, self._slots.workers + 1):
             record = self._slots.worker(worker)
-            if record.pid and record.state in (State.LOADING, State.WARMING) and not alive(record.pid):
-                self._fail(death_notice(record.pid, State(record.state)))
+            if record.state in (State.LOADING, State.WARMING) and not alive(record.pid):
+                self._died_in_start(record)
                 return
-        if time.monotonic() - self._slots.started > self._config.start_timeout_s:
+            if self._slots.loaded and record.state != State.READY:
+                forked = record.heartbeat or self._slots.loaded
+                if now - forked > allowance_s(self._config.start_timeout_s, self._slots):
+                    self._load_apart("a worker did not get warm in time after it was forked")
+                    return
+        if now - self._slots.started > self._config.start_timeout_s:
             states = {State(self._slots.worker(n).state) for n in range(1, self._slots.workers + 1)}
-            doing = "loading the model" if State.LOADING in states else "warming the model up"
+            doing = "loading the model" if states & {State.LOADING, State.ABSENT} else "warming the model up"
             if states == {State.READY}:  # it is not the workers that are waited for
                 doing = "starting seldon-core's microservice"
             self._fail(f"{doing} took longer than {self._config.start_timeout_s:g} s (setting start_timeout_s)")
+
+    def _died_in_start(self, record: WorkerRecord) -> None:
+        why = death_notice(record.pid, State(record.state))
+        if self._slots.loaded:
+            self._load_apart(f"of a worker that was forked, {why}")
+        else:
+            self._fail(why)
+
+    def _load_apart(self, why: str) -> None:
+        note_apart(self._status, why)
+        self._kill_all()
 
     def _fail(self, reason: str) -> None:
         if self._status.fail(reason, log_tail()):
@@ -90,20 +124,18 @@ class Watchdog:
         """End the master and everything below it; nobody serves a broken model."""
         with contextlib.suppress(OSError):
             os.unlink(self._config.starting_socket)
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        below = children(self._master)
         # Asked to end, it might be starting another worker just then, and wait for that one.
         send(self._master, signal.SIGKILL)
-        self._kill_workers()
-        os._exit(0)
-
-    def end_workers(self) -> None:
-        """Kill those workers that do not end by themselves, when the master was told to end at once."""
-        time.sleep(0.25)
-        self._kill_workers()
+        for pid in below:
+            send(pid, signal.SIGKILL)
 
     def _kill_workers(self) -> None:
-        for pid in {*children(self._master), *(self._slots.worker(n).pid for n in range(1, self._slots.workers + 1))}:
-            if pid != os.getpid() and os.getppid() == self._master:
-                send(pid, signal.SIGKILL)
+        for pid in children(self._master):
+            send(pid, signal.SIGKILL)
 
     def _watch_requests(self, worker: int, now: float) -> None:
         record = self._slots.worker(worker)
@@ -179,27 +211,25 @@ class Watchdog:
         return ""
 
 
-def run(master: int) -> None:
-    """Run until the master is gone."""
-    config = read_config(os.environ)
+def watch(config: Config, master: int) -> tuple[int, Watchdog]:
+    """Look after the replica until uWSGI's master has ended; return the master's status, and what was seen."""
     install(Redaction(config.secrets))
     watchdog = Watchdog(config, master)
-
-    def end(*_: Any) -> None:
-        watchdog.end_workers()
-        os._exit(0)
-
-    signal.signal(signal.SIGINT, end)
     looked = _answer_probes(config)
-    while True:
+    rest_until = 0.0
+
+    def look() -> None:
+        nonlocal rest_until
+        if time.monotonic() < rest_until:
+            return
         try:
-            if not watchdog.look():
-                return
+            watchdog.look()
             looked()
         except Exception as error:
             log("the watchdog stumbled", error=error)
-            time.sleep(1)
-        time.sleep(_TICK_S)
+            rest_until = time.monotonic() + 1
+
+    return tend(master, look=look, told=watchdog.pass_on, every_s=_TICK_S), watchdog
 
 
 def _answer_probes(config: Config) -> Callable[[], None]:
@@ -219,14 +249,6 @@ def send(pid: int, number: int) -> None:
     if pid > 1:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-
-
-def children(pid: int) -> list[int]:
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-            return [int(child) for child in file.read().split()]
-    except OSError:
-        return []
 
 
 def alive(pid: int) -> bool:

@@ -22,6 +22,7 @@ from .opening import open_when_all_are_ready
 from .predictor import Predictor, load_predictor
 from .readiness import Readiness
 from .service import Service
+from .sharing import allowance_s, dump_before, note_apart
 from .slots import Phase, Retiring, Slots, State
 from .status import Status
 from .tokens import Tokens
@@ -45,24 +46,28 @@ class Worker:
         As uWSGI counts, from 1.
     master : int
         Process id of uWSGI's master.
+    predictor : Predictor or None
+        The model, where it was loaded for all workers.
     """
 
-    def __init__(self, config: Config, number: int, master: int) -> None:
+    def __init__(self, config: Config, number: int, master: int, predictor: Predictor | None = None) -> None:
         self._config = config
         self._number = number
         self._master = master
         self._joiner: Joiner | None = None
         self._imported = 0
         self._slots = Slots(os.path.join(config.replica_dir, "slots"))
-        self._status = Status(config.replica_dir, master, Redaction(config.secrets))
+        self._predictor = predictor
+        self._status = Status(config.replica_dir, config.pid, Redaction(config.secrets))
 
     def start(self) -> Any:
         """Load and warm the model, report, and return the WSGI application; where that fails end the replica."""
         before = self._slots.worker(self._number)
-        self._slots.enter(self._number, os.getpid())
         if self._slots.phase is Phase.FAILED or (self._slots.phase is Phase.STARTING and before.starts):
-            # A model that kills its process is not tried again: the watchdog says why, and ends the replica.
+            # A model that kills its process is not tried again: the watchdog, which finds the dead one in the slots,
+            # says why, and ends the replica.
             time.sleep(3600)
+        self._slots.enter(self._number, os.getpid())
         if before.starts and before.state != State.READY:
             time.sleep(1)  # the process before this one died while it loaded: not in a hot loop
         try:
@@ -71,7 +76,8 @@ class Worker:
             self._give_up(error)
 
     def _start(self) -> Any:
-        started = time.monotonic()
+        shared = self._slots.loaded and self._slots.phase is Phase.STARTING
+        started = self._slots.started if shared else time.monotonic()
         tokens = Tokens(
             self._config.tokens,
             digests=self._config.token_digests,
@@ -120,9 +126,10 @@ class Worker:
         return front
 
     def _load(self) -> Predictor:
-        left = self._config.start_timeout_s - (time.monotonic() - self._slots.started)
-        # Python's own watchdog thread needs no interpreter lock: it sees a model that hangs in C too.
-        faulthandler.dump_traceback_later(max(0.05, left * 0.9), file=sys.__stderr__, exit=False)
+        if self._predictor is not None:
+            dump_before(allowance_s(self._config.start_timeout_s, self._slots))
+            return self._predictor
+        dump_before(self._config.start_timeout_s - (time.monotonic() - self._slots.started))
         return load_predictor(self._config)
 
     def _warm(self, predictor: Predictor) -> None:
@@ -151,6 +158,11 @@ class Worker:
 
     def _give_up(self, error: StartFailed) -> None:
         log(f"the start failed: {error.reason}\n{error.detail}".rstrip())
+        if self._slots.phase is Phase.STARTING and self._slots.loaded:
+            # It may have been the fork: the first process begins again without one when uWSGI has ended.
+            note_apart(self._status, f"after the fork {error.reason}")
+            os.kill(self._master, signal.SIGKILL)
+            time.sleep(10)
         if self._slots.phase is not Phase.READY:
             self._status.fail(error.reason, error.detail)
             self._slots.phase = Phase.FAILED

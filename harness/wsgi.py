@@ -1,4 +1,4 @@
-"""What uWSGI imports in each worker: `application`, once the model is loaded and warm."""
+"""What uWSGI imports: `application`, in each worker once the model is loaded and warm, or in its master for all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import uwsgi
 
 from .config import read_config
 from .log import Redaction, install
+from .sharing import load_for_all
 from .worker import Worker
 
 os.environ.pop("PYTHONPATH", None)  # launch.py's, for a compiled uWSGI
@@ -26,4 +27,12 @@ random.seed()  # uWSGI's fork does not tell Python: all workers would draw the s
 
 _config = read_config(os.environ)
 install(Redaction(_config.secrets))
-application = Worker(_config, uwsgi.worker_id(), uwsgi.masterpid()).start()
+if uwsgi.worker_id():
+    application = Worker(_config, uwsgi.worker_id(), uwsgi.masterpid()).start()
+else:
+    application = load_for_all(
+        _config,
+        uwsgi.worker_id,
+        lambda predictor: Worker(_config, uwsgi.worker_id(), uwsgi.masterpid(), predictor).start(),
+    )
+    uwsgi.post_fork_hook = application.complete

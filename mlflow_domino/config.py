@@ -79,6 +79,12 @@ class Settings:
     replicas: int = option(1, whole(1, 32), "running instances of a version")
     workers: int = option(1, whole(1, 64), "processes of a replica")
     threads: int = option(1, whole(1, 256), "requests that a process runs at once")
+    preload: str = option(
+        "auto",
+        choice("auto", "always", "never"),
+        "load the model once for all workers, which share its memory, where that is safe (always: projects too, with one "
+        "native thread per worker)",
+    )
     max_queue: int = option(256, whole(0, 4096), "requests that may wait for a replica before callers get 429")
     max_batch_size: int = option(
         1, whole(1, 256), "rows of concurrent requests that a process joins into one prediction (1: never)"

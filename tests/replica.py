@@ -107,7 +107,7 @@ class Replica:
         self.write_tokens(TOKEN)
         self.config = {
             "version_id": "v" * 24, "version_number": 3, "endpoint_name": "test", "source": source,
-            "tokens": str(self.tokens), "drain_s": 5, "start_timeout_s": 30, **settings,
+            "tokens": str(self.tokens), "drain_s": 5, "start_timeout_s": 60, **settings,
         }  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -192,7 +192,7 @@ class Replica:
         starts = range(64 + 64 * workers, 64 + 64 * workers * (1 + threads), 64)
         return sum(struct.unpack_from("<d", data, at)[0] != 0 for at in starts)
 
-    def wait(self, state: str, within: float = 30) -> dict[str, Any]:
+    def wait(self, state: str, within: float = 60) -> dict[str, Any]:
         """Wait for a state of status.json; the other end of the story is an error at once."""
         deadline = time.monotonic() + within
         assert self.process is not None

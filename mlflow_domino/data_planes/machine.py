@@ -229,7 +229,7 @@ class MachineDataPlane(DataPlane):
 
 
 _HARNESS_SETTINGS = (
-    "is_async", "async_timeout_s", "workers", "threads", "max_queue", "max_batch_size", "max_batch_delay_ms", "worker_max_requests",
+    "is_async", "async_timeout_s", "workers", "threads", "preload", "max_queue", "max_batch_size", "max_batch_delay_ms", "worker_max_requests",
     "worker_max_memory", "request_timeout_s", "max_body", "drain_s", "start_timeout_s", "strict_schema", "debug", "log_http_request_response", "warmup_file",
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ import pytest
 
 from harness.config import Config, Source
 from harness.launch import backlog, cores, thread_counts, uwsgi_arguments
+from harness.sharing import share
 from harness.slots import Phase, Slots, State
 from harness.tracker import Tracker
 from harness.watchdog import Watchdog, alive
@@ -31,17 +32,17 @@ def test_uwsgis_arguments_hold_nothing_that_it_would_expand(tmp_path: Path) -> N
         tmp_path, endpoint_name="%h $(id) @(exec://id)", socket="/tmp/%h", working_dir="$(id)", workers=3, threads=2,
         is_async=True, seldon_python="/$(id)/%h/@(exec://id)",
     )  # fmt: skip
-    arguments = uwsgi_arguments(odd, 5, 6)
+    arguments = uwsgi_arguments(odd, 5, shared=False)
     assert not any(re.search(r"%|\$\(|@", argument) for argument in arguments)
     assert {"--processes=3", "--threads=2", "--http-socket=fd://5", "--buffer-size=65535"} <= set(arguments)
 
 
-def test_each_worker_gets_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.launch.cores", lambda: 8)
-    counts = thread_counts(3, {"MKL_NUM_THREADS": "5"})
+def test_each_worker_gets_its_share_of_the_cores(tmp_path: Path) -> None:
+    counts = thread_counts(share(config(tmp_path, workers=3), 8), {"MKL_NUM_THREADS": "5"})
     assert counts["OMP_NUM_THREADS"] == "2"
     assert "MKL_NUM_THREADS" not in counts
-    assert thread_counts(20, {})["OMP_NUM_THREADS"] == "1"
+    assert share(config(tmp_path, workers=20), 8) == 1
+    assert share(config(tmp_path, workers=2, preload="always"), 8) == 1
 
 
 @pytest.mark.parametrize(
