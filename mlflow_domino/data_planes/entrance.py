@@ -67,7 +67,9 @@ class Entrance:
     # ---- what runs ---------------------------------------------------------------------------------------------------
 
     def ensure(self, tokens: Mapping[str, str], say: Say = _silently) -> bool:
-        """Install the gateway where there is none, or one of an older release; false when there was nothing to do.
+        """Install the gateway where there is none, or one of an older release, and wait until it takes requests.
+
+        False when there was nothing to do, and nothing to wait for.
 
         Parameters
         ----------
@@ -81,9 +83,12 @@ class Entrance:
         """
         self._put_tokens(tokens)
         deployment = self._deployment()
-        if deployment is not None and deployment["spec"].get("replicas", 1) > 0 and not self._outdated(deployment):
+        if deployment is None or not _meant_to_run(deployment) or self._outdated(deployment):
+            self.install(say)
+            return True
+        if (deployment.get("status") or {}).get("readyReplicas"):
             return False
-        self.install(say)
+        self._await_rollout(_release_of(deployment), say)
         return True
 
     def alive(self) -> bool:
@@ -131,7 +136,7 @@ class Entrance:
             One of them did not in time; with its own reason.
         """
         deployment = self._deployment()
-        awaited = deployment is not None and deployment["spec"].get("replicas", 1) > 0
+        awaited = deployment is not None and _meant_to_run(deployment)
         self._fleet.publish(silent, timeout_s=timeout_s, awaited=awaited)
 
     def quiet(self) -> bool:
@@ -198,8 +203,10 @@ class Entrance:
         try:
             self._await_rollout(ours, say)
         except GatewayFailed:
-            if before is not None and before["spec"].get("replicas", 1) > 0:
+            if before is not None and _meant_to_run(before):
                 self._cluster.apply(_as_written(before))
+            else:
+                self._cluster.delete("Deployment", GATEWAY)
             raise
         vars(self).pop("_url", None)
         self._await_address(say)
@@ -326,10 +333,16 @@ class Entrance:
         deadline = time.monotonic() + _END_S
         while self._cluster.list("Pod", labels("gateway")) and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
+        for lease in self._cluster.list("Lease", labels("gateway")):  # the cluster would do it, a little later
+            self._cluster.delete("Lease", lease["metadata"]["name"])
 
 
 def _release_of(deployment: Manifest) -> str:
     return str((deployment["metadata"].get("annotations") or {}).get(RELEASE, ""))
+
+
+def _meant_to_run(deployment: Manifest) -> bool:
+    return int(deployment["spec"].get("replicas", 1)) > 0
 
 
 def _rolled_out(deployment: Manifest) -> bool:

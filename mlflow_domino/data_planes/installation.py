@@ -169,6 +169,7 @@ def _container(declaration: Declaration, image: str, release: str) -> Manifest:
         {"name": name, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.{field}"}}} for name, field in fields.items()
     ]
     environment.append({"name": "DOMINO_RELEASE", "value": release})
+    environment.append({"name": "DOMINO_GATEWAYS", "value": str(declaration.gateway_replicas)})
     if _speaks_tls(declaration):
         environment.append({"name": "DOMINO_TLS", "value": _CERTIFICATE})
     ports = {"http": PORT, "watcher": WATCHER_PORT}

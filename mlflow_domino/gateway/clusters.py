@@ -87,11 +87,14 @@ def _limits(cluster: Cluster) -> tuple[int, int]:
     moment while its connection is made, so that there must be room for those that come at once: where the queue is
     too short for that, it is a little longer than it should be. (Envoy's own limit of requests would not do: it counts
     when the connection stands, and what it refuses leaves connections behind that fill uWSGI's queue.)
+
+    Several gateways do not know of each other's requests: together they must not fill a replica's queue, of which each
+    gets a part, and no part is smaller than what the replica runs.
     """
     replicas = len(cluster.addresses)
     each = cluster.max_requests // replicas
     waiting = max((each - cluster.concurrency) // 2, min(cluster.concurrency, _AT_ONCE), 1)
-    return max(cluster.concurrency, each - waiting), waiting * replicas
+    return max(cluster.concurrency, (each - waiting) // cluster.gateways), waiting * replicas
 
 
 def _outlier_detection() -> dict[str, Any]:

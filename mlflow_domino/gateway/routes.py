@@ -64,6 +64,8 @@ class Cluster:
         Requests that may wait or run at once before callers get 429: replicas x (workers x threads + queue).
     concurrency : int
         Requests that a replica runs at once: workers x threads.
+    gateways : int
+        How many gateways send requests to the same replicas.
     health_check : bool
         Whether the gateway itself asks ``/ready``: needed where an address answers before the model does.
     """
@@ -73,6 +75,7 @@ class Cluster:
     max_requests: int = 1024
     health_check: bool = False
     concurrency: int = 1
+    gateways: int = 1
 
     def __post_init__(self) -> None:
         _check(_ID.fullmatch(self.name), f"{self.name!r} is no version's id.")
@@ -82,6 +85,7 @@ class Cluster:
             check_address(address)
         _check(1 <= self.max_requests <= _REQUESTS_LIMIT, f"max_requests={self.max_requests} is out of bounds.")
         _check(1 <= self.concurrency <= _REQUESTS_LIMIT, f"concurrency={self.concurrency} is out of bounds.")
+        _check(self.gateways >= 1, f"gateways={self.gateways} is out of bounds.")
 
 
 @dataclass(frozen=True)

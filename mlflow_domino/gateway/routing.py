@@ -17,6 +17,7 @@ def route_table(
     *,
     generation: int = 0,
     health_check: bool | None = None,
+    gateways: int = 1,
 ) -> RouteTable:
     """Return what the gateway routes where.
 
@@ -30,23 +31,32 @@ def route_table(
         Gives the addresses of a version's replicas: sockets' paths, or host:port; none where no replica can be reached.
     health_check : bool or None
         Whether the gateway itself asks replicas whether they are ready; None: where they are no sockets.
+    gateways : int
+        How many gateways send requests to the same replicas.
     """
     running = {v.id: v for v in world.versions if v.target is Target.RUNNING and v.replicas > 0}
     wanted = [way for endpoint in world.endpoints for way in _ways(endpoint, world, running)]
     used = {version.id for _, _, version in wanted if version is not None}
     # A version that no route leads to any more is still finishing its requests; one that starts is nobody's yet.
     shown = [v for v in running.values() if v.id in used or v.status is not Status.STARTING]
-    clusters = {v.id: _cluster(v, found, health_check) for v in shown if (found := addresses(v))}
+    clusters = {v.id: _cluster(v, found, health_check, gateways) for v in shown if (found := addresses(v))}
     routes = [_route(endpoint, label, version, clusters) for endpoint, label, version in wanted]
     return RouteTable(tuple(sorted(clusters.values(), key=lambda c: c.name)), tuple(routes), generation)
 
 
-def _cluster(version: Version, addresses: tuple[str, ...], health_check: bool | None) -> Cluster:
+def _cluster(version: Version, addresses: tuple[str, ...], health_check: bool | None, gateways: int) -> Cluster:
     concurrency = version.settings.workers * version.settings.threads
     capacity = len(addresses) * (concurrency + version.settings.max_queue)
     if health_check is None:
         health_check = not is_path(addresses[0])  # a port answers before the model does, a socket has its name after
-    return Cluster(version.id, addresses, max_requests=capacity, concurrency=concurrency, health_check=health_check)
+    return Cluster(
+        version.id,
+        addresses,
+        max_requests=capacity,
+        concurrency=concurrency,
+        health_check=health_check,
+        gateways=gateways,
+    )
 
 
 def _ways(

@@ -6,13 +6,21 @@ Written by the manifests, as environment variables; every process of the pod rea
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_domino.errors import InvalidInput
 from mlflow_domino.gateway.entry import Entry
-from mlflow_domino.gateway.inventory import Certificate, Inventory, Replica, write_inventory
+from mlflow_domino.gateway.inventory import (
+    AsyncEndpoint,
+    Certificate,
+    Inventory,
+    QueueAccess,
+    Replica,
+    write_inventory,
+)
 from mlflow_domino.gateway.proxy import Envoy
 
 __all__ = ["PORT", "WATCHER_PORT", "Surroundings"]
@@ -34,11 +42,13 @@ class Surroundings:
     folder : Path
         Writable, of this pod alone; lives as long as the pod, longer than its container.
     management : Path
-        Folder of a mounted Secret with the file ``management-token``.
+        Folder of a mounted Secret with the file ``management-token``, and ``queue`` where predictions can be queued.
     certificate : Path or None
         Folder of a mounted Secret with ``tls.crt`` and ``tls.key``; None where the gateway speaks plain HTTP.
     host, port, watcher_port : str, int
         Where Envoy listens, and where the watcher does.
+    gateways : int
+        How many pods the gateway is meant to have.
     """
 
     namespace: str
@@ -51,6 +61,7 @@ class Surroundings:
     host: str = "0.0.0.0"  # noqa: S104 - in a pod, which is reached by its address
     port: int = PORT
     watcher_port: int = WATCHER_PORT
+    gateways: int = 1
 
     @classmethod
     def find(cls, environment: Mapping[str, str] = os.environ) -> Surroundings:
@@ -74,6 +85,7 @@ class Surroundings:
                 host=environment.get("DOMINO_ADDRESS", cls.host),
                 port=int(environment.get("DOMINO_PORT", PORT)),
                 watcher_port=int(environment.get("DOMINO_WATCHER_PORT", WATCHER_PORT)),
+                gateways=max(1, int(environment.get("DOMINO_GATEWAYS", "1"))),
             )
         except (KeyError, ValueError) as error:
             raise InvalidInput(f"A variable of the gateway's pod is missing or wrong: {error}.") from error
@@ -104,19 +116,42 @@ class Surroundings:
 
     @property
     def tokens(self) -> Path:
-        """Folder with the gateway's own token for each endpoint, by the endpoint's id."""
+        """Folder with the gateway's own token for each endpoint, and with the digests of callers' tokens."""
         return self.folder / "tokens"
+
+    @property
+    def queue(self) -> QueueAccess | None:
+        """How the queue of predictions is reached; None where this gateway has none."""
+        database = self.management / "queue"
+        if not database.exists():
+            return None
+        return QueueAccess(
+            str(database),
+            str(self.folder / "dispatcher"),
+            max_request=self.async_max_request,
+            max_result=self.async_max_result,
+            private_webhooks=self.webhook_private,
+        )
 
     @property
     def leaving(self) -> Path:
         """A file that is there from the moment that the pod is told to end."""
         return self.folder / "leaving"
 
-    def tell(self, replicas: Iterable[Replica]) -> None:
-        """Tell the application where replicas are, so that it can collect their metrics."""
+    def tell(self, replicas: Iterable[Replica], asynchronous: Iterable[AsyncEndpoint] = ()) -> Inventory:
+        """Tell the application and the dispatcher where replicas are; return what they are told."""
         entry = self.envoy.entry
         certificate = None
         if self.certificate is not None:
             certificate = Certificate(str(entry.certificate_file), str(self.chain), str(self.key))
-        management = str(self.management / "management-token")
-        write_inventory(self.inventory, Inventory(str(entry.admin_socket), management, tuple(replicas), certificate))
+        inventory = Inventory(
+            str(entry.admin_socket),
+            str(self.management / "management-token"),
+            tuple(replicas),
+            certificate,
+            queue=self.queue,
+            asynchronous=tuple(asynchronous),
+            generation=time.time_ns() // 1000,
+        )
+        write_inventory(self.inventory, inventory)
+        return inventory

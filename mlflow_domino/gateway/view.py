@@ -44,20 +44,22 @@ class Sight:
     def addresses(self, version: Version) -> tuple[str, ...]:
         return self.ready.get(version.id, ())
 
-    def table(self, say: Say) -> RouteTable:
+    def table(self, say: Say, *, gateways: int = 1) -> RouteTable:
         """Return what to route where; an endpoint whose records make no sense costs nobody else's routes.
 
         Parameters
         ----------
         say : callable
             Gets the reason why an endpoint has no routes.
+        gateways : int
+            How many there are in the namespace.
         """
         clusters: list[Cluster] = []
         routes: list[Route] = []
         for endpoint in self.world.endpoints:
             own = tuple(v for v in self.world.versions if v.endpoint_id == endpoint.id)
             try:
-                part = route_table(World((endpoint,), own), self.addresses, health_check=False)
+                part = route_table(World((endpoint,), own), self.addresses, health_check=False, gateways=gateways)
             except _DAMAGED as error:
                 say(f"endpoint {endpoint.id} is not routed: {error}")
                 continue

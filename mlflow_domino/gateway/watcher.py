@@ -14,7 +14,7 @@ from collections.abc import Iterator, Set
 from dataclasses import replace
 
 from mlflow_domino.cluster import Cluster
-from mlflow_domino.errors import DominoError
+from mlflow_domino.errors import DominoError, GatewayFailed
 from mlflow_domino.gateway.answers import serve
 from mlflow_domino.gateway.follower import follow
 from mlflow_domino.gateway.inventory import Replica
@@ -23,11 +23,14 @@ from mlflow_domino.gateway.pulse import Pulse
 from mlflow_domino.gateway.routes import RouteTable
 from mlflow_domino.gateway.surroundings import Surroundings
 from mlflow_domino.gateway.view import Sight, View
+from mlflow_domino.gateway.wake import follow as dispatched
 
 __all__ = ["Watcher", "main"]
 
 #: How long routes wait for news of replicas that the records call ready.
 _NEWS_S = 3.0
+#: How long they wait for a dispatcher that is busy.
+_DISPATCHER_S = 2.0
 _FIRST_PAUSE_S = 0.25
 _LAST_PAUSE_S = 10.0
 _SERVICE = "kubernetes.io/service-name"
@@ -83,16 +86,39 @@ class Watcher:
         before = self._published or self._envoy.published()
         if self._await_news(sight, before):
             return False
-        table = sight.table(_say)
+        table = sight.table(_say, gateways=self._surroundings.gateways)
         if self._published is None or replace(table, generation=0) != replace(self._published, generation=0):
             self._envoy.publish(table)
             self._envoy.retire(table)
             self._published = table
+        told = self._tell(sight)
         self._accepted = sight.generation
         self._pulse.show(self._accepted)
+        return told
+
+    def _tell(self, sight: Sight) -> bool:
+        """Tell the application and the dispatcher what is seen; false when something of it is still to come.
+
+        Raises
+        ------
+        GatewayFailed
+            They do not follow, so that others must not count on it.
+        """
         endpoints = {e.id for e in sight.world.endpoints}
-        known = self._keys.fetch(endpoints)
-        self._surroundings.tell(self._replicas(sight, endpoints))
+        queued = {e.id for e in sight.world.endpoints if e.settings.is_async}
+        known = self._keys.fetch(endpoints, queued, sight.generation)
+        asynchronous = sight.asynchronous(
+            _say, tokens=lambda e: str(self._keys.callers(e)), token=lambda e: str(self._keys.own(e))
+        )
+        inventory = self._surroundings.tell(self._replicas(sight, endpoints), asynchronous)
+        if not queued:
+            return known
+        if not self._keys.current(sight.generation):
+            raise GatewayFailed("The tokens of asynchronous endpoints cannot be read.")
+        if inventory.queue is None:
+            return False
+        if not dispatched(inventory.queue.wake, inventory.generation, timeout_s=_DISPATCHER_S):
+            raise GatewayFailed("The dispatcher of predictions does not follow.")
         return known
 
     def _await_news(self, sight: Sight, before: RouteTable) -> bool:
@@ -111,7 +137,7 @@ class Watcher:
         versions = {v.id: v for v in sight.world.versions if v.endpoint_id in endpoints}
         for version_id in sorted(versions.keys() & sight.ready.keys()):
             version = versions[version_id]
-            token = str(self._surroundings.tokens / version.endpoint_id)
+            token = str(self._keys.own(version.endpoint_id))
             for number, address in enumerate(sight.addresses(version)):
                 yield Replica(version.endpoint_id, version.number, number, address, token)
 

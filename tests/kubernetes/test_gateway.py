@@ -389,6 +389,7 @@ def account(cluster: Cluster, may: list[str]) -> str:
 
 
 def test_it_goes_whole_and_comes_back_at_the_same_address(site: Site) -> None:
+    site.stage.clear()
     url = site.entrance.url()
     site.entrance.remove()
     assert not site.entrance.alive()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mlflow_domino.errors import GatewayFailed, InvalidInput
 from mlflow_domino.gateway import envoy, program
+from mlflow_domino.gateway.clusters import version_cluster
 from mlflow_domino.gateway.entry import Entry
 from mlflow_domino.gateway.program import find_program
 from mlflow_domino.gateway.proxy import Envoy
@@ -202,3 +203,13 @@ def test_what_is_put_before_an_envoy_that_does_not_run_is_taken_back(envoy_objec
     assert envoy_object.published() == TABLE
     assert not envoy_object.ready()
     assert envoy_object.accepted() is None
+
+
+@pytest.mark.parametrize(("gateways", "each"), [(1, 136), (2, 68), (3, 45), (100, 8)])
+def test_gateways_together_fill_no_replica_s_queue_and_none_gets_less_than_a_replica_runs(
+    gateways: int, each: int
+) -> None:
+    cluster = Cluster(V1, ("10.0.0.1:8080", "10.0.0.2:8080"), 2 * (8 + 256), concurrency=8, gateways=gateways)
+    limits = version_cluster(cluster)["circuit_breakers"]
+    assert limits["per_host_thresholds"] == [{"max_connections": each}]
+    assert limits["thresholds"][0]["max_pending_requests"] == 2 * 128
