@@ -94,7 +94,7 @@ class Buildah(Builder):
         options = ["--isolation", "chroot", "--format", "docker", "--layers=false", "--pull-never"]
         options += ["--http-proxy=false", "--timestamp", "0", "--label", f"{_BUILT}={int(time.time())}"]
         for name, value in arguments.items():
-            options += ["--build-arg", f"{name}={self._known(value)}"]
+            options += ["--build-arg", f"{name}={value}"]
         try:
             self._follow(["build", *options, "--tag", _names(tag)[0], "-"], log, f"build {tag}", given=context)
         except Failed as error:
