@@ -20,6 +20,7 @@ __all__ = [
     "RELEASE",
     "TOKENS",
     "VERSION",
+    "digests_key",
     "labels",
     "lease_name",
     "model_name",
@@ -54,7 +55,8 @@ GENERATION_MAP = "mlflow-domino-generation"
 #: Name of the gateway's Deployment, Service, ServiceAccount, Role, RoleBinding, Ingress, and of the Secret with the
 #: file ``management-token``.
 GATEWAY = "mlflow-domino-gateway"
-#: Name of the Secret with the gateway's own token for each endpoint, by the endpoint's id.
+#: Name of the Secret with the gateway's own token for each endpoint, by the endpoint's id, and with the digests of the
+#: tokens of asynchronous endpoints' callers.
 GATEWAY_TOKENS = "mlflow-domino-gateway-tokens"
 
 
@@ -94,6 +96,11 @@ def model_name(version_id: str) -> str:
 def variables_name(version_id: str) -> str:
     """Return the name of the Secret with a version's variables."""
     return f"version-{_checked(version_id)}-variables"
+
+
+def digests_key(endpoint_id: str) -> str:
+    """Return the key, in the Secret of the gateway's tokens, of the digests of the tokens of an endpoint's callers."""
+    return f"{_checked(endpoint_id)}.json"
 
 
 def tokens_name(endpoint_id: str) -> str:

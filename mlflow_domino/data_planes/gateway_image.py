@@ -35,7 +35,7 @@ REQUIREMENTS = (
 )  # fmt: skip
 #: Names under which these, and what they need themselves, are imported.
 IMPORTED = frozenset({"flask", "kubernetes", "psycopg", "pyuwsgi", "sqlalchemy", "urllib3", "werkzeug", "yaml"})
-_ROOTS = tuple(f"mlflow_domino.gateway.{name}" for name in ("pod", "watcher", "serve"))
+_ROOTS = tuple(f"mlflow_domino.gateway.{name}" for name in ("pod", "watcher", "serve", "dispatcher"))
 _REPOSITORY = "mlflow-domino-gateway"
 _MARK = re.compile(r"(\d+(?:\.\d+)*)-([0-9a-f]{12})")
 

@@ -24,7 +24,7 @@ from mlflow_domino.gateway.clerk import Clerk, in_thread
 from mlflow_domino.gateway.deliveries import Deliveries
 from mlflow_domino.gateway.inventory import Inventory, InventoryFile, QueueAccess
 from mlflow_domino.gateway.lane import Lane
-from mlflow_domino.gateway.wake import LOOK, acknowledge, hang_bell
+from mlflow_domino.gateway.wake import FINISH, LOOK, acknowledge, hang_bell
 from mlflow_domino.queue.database import Database
 from mlflow_domino.queue.prediction import now_ms
 from mlflow_domino.queue.turn import LEASE_S
@@ -68,6 +68,8 @@ class Dispatcher:
         self._keep_ms: dict[str, int] = {}
         self._private_webhooks = False
         self._followed: Inventory | None = None
+        self._finishing = False
+        self._url = ""
 
     async def run(self) -> None:
         """Dispatch until SIGTERM, SIGINT or the supervisor's end."""
@@ -83,8 +85,8 @@ class Dispatcher:
 
     async def _dispatch(self) -> None:
         access = await self._access()
-        url = Path(access.database).read_text("utf-8").strip()
-        database = await in_thread(lambda: self._open(url))
+        self._url = Path(access.database).read_text("utf-8").strip()
+        database = await in_thread(lambda: self._open(self._url))
         self._alone = await in_thread(database.claim)
         clerk = Clerk(database, uuid.uuid4().hex, self._clock, self._say)
         bell = hang_bell(access.wake)
@@ -115,6 +117,7 @@ class Dispatcher:
         """End with a signal, with the Emperor, or with anything that goes wrong: the supervisor starts another one."""
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
+        loop.add_signal_handler(FINISH, self._finish, ended)
         emperor = os.environ.get("UWSGI_EMPEROR_FD", "")
         if emperor.isdecimal():
             loop.add_reader(int(emperor), ended.set)
@@ -124,6 +127,17 @@ class Dispatcher:
             ended.set()
 
         loop.set_exception_handler(failed)
+
+    def _finish(self, ended: asyncio.Event) -> None:
+        """Take nothing more from the queue: what runs is finished, and then this dispatcher ends."""
+        if self._followed is None:
+            ended.set()
+        self._finishing = True
+        self._say("finishing what runs")
+        for lane in self._lanes.values():
+            lane.end()
+        self._leaving += self._lanes.values()
+        self._lanes = {}
 
     async def _access(self) -> QueueAccess:
         while True:
@@ -165,14 +179,24 @@ class Dispatcher:
         """Follow the inventory as it is now; false where this dispatcher is of no use any more."""
         with contextlib.suppress(GatewayFailed):
             found = self._inventory()
-            if found.queue is not None and found.queue.database != access.database:
+            if found.queue is not None and self._moved(found.queue, access):
                 self._say("the queue is another one now")
                 return False
             if found is not self._followed:
                 self._followed = found
-                self._arrange(found, clerk)
+                if not self._finishing:
+                    self._arrange(found, clerk)
                 acknowledge(access.wake, found.generation)
-        return True
+        return not self._finishing or not all(lane.idle for lane in self._leaving)
+
+    def _moved(self, access: QueueAccess, before: QueueAccess) -> bool:
+        """Whether the queue is elsewhere now, or its user has another password."""
+        if access.database != before.database:
+            return True
+        try:
+            return Path(access.database).read_text("utf-8").strip() != self._url
+        except OSError:
+            return False  # being replaced
 
     def _arrange(self, inventory: Inventory, clerk: Clerk) -> None:
         max_result = inventory.queue.max_result if inventory.queue else 0
@@ -258,7 +282,7 @@ class Dispatcher:
         return {one: fence for lane in (*self._lanes.values(), *self._leaving) for one, fence in lane.held().items()}
 
     def _cancel(self, prediction_id: str) -> None:
-        for lane in self._lanes.values():
+        for lane in (*self._lanes.values(), *self._leaving):
             lane.cancel(prediction_id)
 
 

@@ -1,11 +1,12 @@
 """The program of a gateway's pod: ``python -m mlflow_domino.gateway.pod``.
 
-It is process 1, and keeps three others alive: Envoy, the gateway's own application, and the watcher that has Envoy
-follow the cluster's objects. Each is started again where it ends; Envoy finds its files as they were, so that it routes
-as before, even while the API server is away.
+It is process 1, and keeps others alive: Envoy, the gateway's own application, the watcher that has Envoy follow the
+cluster's objects, and where there is a queue of predictions a dispatcher. Each is started again where it ends; Envoy
+and dispatcher find their files as they were, so that they go on as before, even while the API server is away.
 
 Told to end (SIGTERM), it goes on serving until the cluster has forgotten the pod's address, while Envoy asks callers
-to connect anew; then until nothing is in flight. How long that may take is the pod's grace period.
+to connect anew; then until nothing is in flight, of predictions neither. How long that may take is the pod's grace
+period.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow_domino.errors import DominoError, GatewayFailed
+from mlflow_domino.gateway.inventory import read_inventory
 from mlflow_domino.gateway.routes import RouteTable
 from mlflow_domino.gateway.surroundings import Surroundings
+from mlflow_domino.gateway.wake import FINISH
 
 __all__ = ["Pod", "main"]
 
@@ -40,10 +43,17 @@ _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 
 @dataclass
 class Program:
-    """One of the processes that are kept alive."""
+    """One of the processes that are kept alive.
+
+    Attributes
+    ----------
+    wanted : callable
+        Whether it is to be started where it does not run.
+    """
 
     name: str
     argv: Sequence[str]
+    wanted: Callable[[], bool] = lambda: True
     process: subprocess.Popen[bytes] | None = None
     started: float = field(default=-_BRIEF_S)
 
@@ -55,10 +65,14 @@ class Program:
                 return
             _say(f"{self.name} ended with {code}")
             self.process = None
-        if time.monotonic() - self.started >= _BRIEF_S:
+        if time.monotonic() - self.started >= _BRIEF_S and self.wanted():
             self.started = time.monotonic()
             # The signals that wait here are its own again: a mask outlives exec.
             self.process = subprocess.Popen(self.argv, preexec_fn=_unmask)
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
 
     def end(self) -> None:
         if self.process is not None:
@@ -77,11 +91,14 @@ class Pod:
         self._surroundings = surroundings
         self._envoy = surroundings.envoy
         self._log = LogTail(surroundings.folder / "envoy.log")
-        python = (sys.executable, "-m")
-        serve = (*python, "mlflow_domino.gateway.serve", str(surroundings.application), str(surroundings.inventory))
+        python, inventory = (sys.executable, "-m"), str(surroundings.inventory)
+        serve = (*python, "mlflow_domino.gateway.serve", str(surroundings.application), inventory)
+        dispatch = (*python, "mlflow_domino.gateway.dispatcher", inventory)
+        self._dispatcher = Program("the dispatcher", dispatch, wanted=self._dispatches)
         self._programs = (
             Program("Envoy", self._envoy.argv()),
             Program("the application", serve),
+            self._dispatcher,
             Program("the watcher", (*python, "mlflow_domino.gateway.watcher")),
         )
 
@@ -100,12 +117,13 @@ class Pod:
                 _say("leaving: the requests in flight are finished first")
                 leaving = time.monotonic()
                 self._surroundings.leaving.touch()
+                self._dispatcher.signal(FINISH)
         for program in reversed(self._programs):
             program.end()
         self._log.forward()
 
     def _prepare(self) -> None:
-        """Write what Envoy starts from: the routes of an earlier container of this pod, or none until the watcher has some."""
+        """Write what the others start from: what an earlier container of this pod had, or nothing until the watcher has some."""
         surroundings = self._surroundings
         surroundings.leaving.unlink(missing_ok=True)
         try:
@@ -113,7 +131,10 @@ class Pod:
         except (ValueError, KeyError, TypeError):  # cut short by a full disk
             table = RouteTable()
         self._envoy.prepare(table, chain=surroundings.chain, key=surroundings.key)
-        surroundings.tell(())
+        try:
+            read_inventory(surroundings.inventory)
+        except GatewayFailed:
+            surroundings.tell(())
 
     def _reap(self) -> None:
         """Take leave of processes whose parents have ended: they are process 1's."""
@@ -124,8 +145,15 @@ class Pod:
                     return
                 os.waitpid(info.si_pid, os.WNOHANG)
 
+    def _dispatches(self) -> bool:
+        return self._surroundings.queue is not None and not self._surroundings.leaving.exists()
+
     def _idle(self, since_s: float) -> bool:
         """Have Envoy send callers elsewhere; true when nobody is left, or none but those who keep a connection unused."""
+        if self._dispatcher.process is not None:  # it ends by itself when nothing of its own runs any more
+            with contextlib.suppress(GatewayFailed):
+                self._envoy.dismiss()
+            return False
         try:
             self._envoy.dismiss()
             requests, connections = self._envoy.load()

@@ -49,6 +49,10 @@ class Surroundings:
         Where Envoy listens, and where the watcher does.
     gateways : int
         How many pods the gateway is meant to have.
+    async_max_request, async_max_result : int
+        Bytes of an asynchronous prediction's request, and of its result.
+    webhook_private : bool
+        Whether webhooks may go to private addresses, and without TLS.
     """
 
     namespace: str
@@ -62,6 +66,9 @@ class Surroundings:
     port: int = PORT
     watcher_port: int = WATCHER_PORT
     gateways: int = 1
+    async_max_request: int = 10240
+    async_max_result: int = 10240
+    webhook_private: bool = False
 
     @classmethod
     def find(cls, environment: Mapping[str, str] = os.environ) -> Surroundings:
@@ -86,6 +93,9 @@ class Surroundings:
                 port=int(environment.get("DOMINO_PORT", PORT)),
                 watcher_port=int(environment.get("DOMINO_WATCHER_PORT", WATCHER_PORT)),
                 gateways=max(1, int(environment.get("DOMINO_GATEWAYS", "1"))),
+                async_max_request=int(environment.get("DOMINO_ASYNC_MAX_REQUEST", cls.async_max_request)),
+                async_max_result=int(environment.get("DOMINO_ASYNC_MAX_RESULT", cls.async_max_result)),
+                webhook_private=environment.get("DOMINO_WEBHOOK_PRIVATE", "") == "true",
             )
         except (KeyError, ValueError) as error:
             raise InvalidInput(f"A variable of the gateway's pod is missing or wrong: {error}.") from error

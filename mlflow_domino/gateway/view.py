@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_domino.errors import InvalidInput
+from mlflow_domino.gateway.inventory import AsyncEndpoint
 from mlflow_domino.gateway.routes import Cluster, Route, RouteTable
-from mlflow_domino.gateway.routing import route_table
+from mlflow_domino.gateway.routing import async_endpoints, route_table
 from mlflow_domino.labels import KIND
 from mlflow_domino.models import Endpoint, Target, Version, World, valid_id
 from mlflow_domino.written import endpoint_of, version_of
@@ -20,6 +21,9 @@ __all__ = ["Sight", "View"]
 Manifest = Mapping[str, Any]
 Say = Callable[[str], object]
 
+#: Names of the ports of a version's Service.
+_REQUESTS, _MESSAGES = "http", "seldon"
+#: Of requests, where a slice written by hand names none.
 _PORT = 8080
 _SERVICE = "kubernetes.io/service-name"
 _DAMAGED = (ValueError, KeyError, TypeError, AttributeError, InvalidInput)
@@ -35,14 +39,20 @@ class Sight:
         Every record that was written before it is in `world`; 0 where nobody has published yet.
     ready : mapping of str to tuple of str
         Addresses of the replicas of a version that take requests, by the version's id.
+    messages : mapping of str to tuple of str
+        Likewise, where those of an asynchronous version take Seldon messages.
     """
 
     generation: int
     world: World
     ready: Mapping[str, tuple[str, ...]]
+    messages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def addresses(self, version: Version) -> tuple[str, ...]:
         return self.ready.get(version.id, ())
+
+    def message_addresses(self, version: Version) -> tuple[str, ...]:
+        return self.messages.get(version.id, ())
 
     def table(self, say: Say, *, gateways: int = 1) -> RouteTable:
         """Return what to route where; an endpoint whose records make no sense costs nobody else's routes.
@@ -66,6 +76,20 @@ class Sight:
             clusters += part.clusters
             routes += part.routes
         return RouteTable(tuple(sorted(clusters, key=lambda c: c.name)), tuple(routes), self.generation)
+
+    def asynchronous(
+        self, say: Say, *, tokens: Callable[[str], str], token: Callable[[str], str]
+    ) -> tuple[AsyncEndpoint, ...]:
+        """Return where predictions of each asynchronous endpoint are sent, as `async_endpoints`; likewise."""
+        found: list[AsyncEndpoint] = []
+        for endpoint in self.world.endpoints:
+            own = tuple(v for v in self.world.versions if v.endpoint_id == endpoint.id)
+            try:
+                world = World((endpoint,), own)
+                found += async_endpoints(world, self.message_addresses, tokens=tokens, token=token)
+            except _DAMAGED as error:
+                say(f"predictions of endpoint {endpoint.id} are not dispatched: {error}")
+        return tuple(found)
 
     def late(self, before: RouteTable) -> set[str]:
         """Return the versions to which a route is to move while not all of their replicas are known here.
@@ -185,7 +209,9 @@ class View:
             slices, generation, silent = list(self._slices.values()), self._generation, self._silent
         endpoints = sorted((_silenced(r, silent) for r in records if isinstance(r, Endpoint)), key=lambda e: e.id)
         versions = sorted((r for r in records if isinstance(r, Version)), key=lambda v: v.id)
-        return Sight(generation, World(tuple(endpoints), tuple(versions)), _ready(slices))
+        found = {port: _addresses(slices, port) for port in (_REQUESTS, _MESSAGES)}
+        world = World(tuple(endpoints), tuple(versions))
+        return Sight(generation, world, _best(found[_REQUESTS]), _best(found[_MESSAGES], ending=False))
 
 
 def _silenced(endpoint: Endpoint, silent: Set[str]) -> Endpoint:
@@ -202,25 +228,40 @@ def _moment(one: Manifest) -> int:
     return int(version) if version.isdecimal() else 0
 
 
-def _ready(slices: Iterable[Manifest]) -> dict[str, tuple[str, ...]]:
-    """Return the addresses of each version's replicas that take requests.
-
-    While none is ready, those that end and still serve: a replica that is being replaced is better than none.
-    """
+def _addresses(slices: Iterable[Manifest], port: str) -> dict[str, dict[str, set[str]]]:
+    """Return the addresses at a port of each version's replicas, by what they are: ready or ending, and of which family."""
     found: dict[str, dict[str, set[str]]] = {}
     for one in slices:
         name = (one["metadata"].get("labels") or {}).get(_SERVICE, "")
         version, family = name.removeprefix("model-"), one.get("addressType", "IPv4")
-        if not valid_id(version) or family not in ("IPv4", "IPv6"):
+        number = _number(one, port)
+        if not valid_id(version) or family not in ("IPv4", "IPv6") or not number:
             continue
-        port = next((p.get("port") for p in one.get("ports") or () if p.get("name") in ("http", "", None)), None)
         for endpoint in one.get("endpoints") or ():
             kind = _kind(endpoint.get("conditions") or {})
             for address in endpoint["addresses"][:1] if kind else ():
                 written = f"[{address}]" if family == "IPv6" else address
-                found.setdefault(version, {}).setdefault(f"{kind} {family}", set()).add(f"{written}:{port or _PORT}")
+                found.setdefault(version, {}).setdefault(f"{kind} {family}", set()).add(f"{written}:{number}")
+    return found
+
+
+def _number(one: Manifest, port: str) -> int:
+    """Return the number of a port of a slice, 0 where there is none of that name."""
+    names = ("http", "", None) if port == _REQUESTS else (port,)
+    found = next((p.get("port") for p in one.get("ports") or () if p.get("name") in names), None)
+    return int(found or (_PORT if port == _REQUESTS else 0))
+
+
+def _best(found: Mapping[str, Mapping[str, set[str]]], *, ending: bool = True) -> dict[str, tuple[str, ...]]:
+    """Return the addresses of the replicas that are to be used.
+
+    While none is ready, those that end and still serve: for a request, a replica that is being replaced is better than
+    none. What is queued can wait for its successor, and would keep it from its end.
+    """
     order = ("ready IPv4", "ready IPv6", "ending IPv4", "ending IPv6")  # of a pod with two addresses, one
-    return {v: tuple(sorted(next(kinds[k] for k in order if k in kinds))) for v, kinds in found.items()}
+    usable = order if ending else order[:2]
+    best = {version: next((kinds[k] for k in usable if k in kinds), set()) for version, kinds in found.items()}
+    return {version: tuple(sorted(addresses)) for version, addresses in best.items() if addresses}
 
 
 def _kind(conditions: Mapping[str, Any]) -> str:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import time
 from pathlib import Path
 
 from mlflow_domino.home import write_text
 
-__all__ = ["LOOK", "acknowledge", "follow", "hang_bell", "ring"]
+__all__ = ["FINISH", "LOOK", "acknowledge", "follow", "hang_bell", "ring"]
 
 #: Says that the inventory has changed.
 LOOK = "look"
+#: Has a dispatcher finish what runs, send nothing more, and end.
+FINISH = signal.SIGUSR1
 _LOOK_S = 0.005
 
 

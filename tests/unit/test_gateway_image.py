@@ -32,7 +32,7 @@ def test_its_programs_can_be_imported_from_its_modules_alone(tmp_path: Path) -> 
     program = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import mlflow_domino.gateway.app, mlflow_domino.gateway.pod, mlflow_domino.gateway.watcher
+import mlflow_domino.gateway.app, mlflow_domino.gateway.dispatcher, mlflow_domino.gateway.pod, mlflow_domino.gateway.watcher
 assert mlflow_domino.__file__.startswith(sys.argv[1])
 assert "mlflow" not in sys.modules
 """
