@@ -253,13 +253,26 @@ class Cluster:
         raise refusal(call, answer.code, answer.body)
 
     def pod_log(
-        self, pod: str, container: str = "", *, tail: int | None = None, previous: bool = False, limit: int = 1 << 20
-    ) -> str:
-        """Return the log of a container, at most its last `tail` lines and `limit` bytes; empty where there is none yet."""
+        self, pod: str, container: str = "", *, tail: int | None = None, previous: bool = False, limit: int = 1 << 20,
+        since: str = "", stamps: bool = False,
+    ) -> str:  # fmt: skip
+        """Return the log of a container, at most its last `tail` lines and `limit` bytes; empty where there is none yet.
+
+        Parameters
+        ----------
+        previous : bool
+            Of the container's run before this one.
+        since : str
+            Nothing older than this time's second.
+        stamps : bool
+            Each line with its time in front, to the nanosecond.
+        """
         query = [("limitBytes", str(limit)), *([("container", container)] if container else [])]
         query += [
             *([("tailLines", str(tail))] if tail is not None else []),
             *([("previous", "true")] if previous else []),
+            *([("sinceTime", since)] if since else []),
+            *([("timestamps", "true")] if stamps else []),
         ]
         call = self._call("get", kind_of("Pod"), pod, "log")
         try:

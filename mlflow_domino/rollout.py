@@ -19,7 +19,6 @@ from mlflow_domino.store import Records
 __all__ = ["Rollout", "routed"]
 
 _UNFINISHED = (Status.PREPARING, Status.BUILDING, Status.STARTING)
-_POLL_S = 0.03
 #: Bound of the setting `replicas`.
 _MOST_REPLICAS = 32
 
@@ -194,7 +193,7 @@ class Rollout:
                     late = f"it was not ready after {version.settings.ready_within_s:g} s (start_timeout_s)"
                     reason = f"{late}; {seen.reason}" if seen.reason else late
                     return dataclasses.replace(seen, status=Status.STALLED, reason=reason)
-                time.sleep(_POLL_S)
+                time.sleep(self._plane.look_s)
 
 
 @contextlib.contextmanager

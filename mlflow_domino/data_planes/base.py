@@ -56,6 +56,8 @@ class DataPlane(abc.ABC):
     caution: str = ""
     #: Why asynchronous endpoints cannot be here; empty where they can.
     no_async: str = ""
+    #: Seconds between two looks of whoever waits for what `start` began.
+    look_s: float = 0.03
 
     @abc.abstractmethod
     def up(self, world: World, log: Log) -> bool:

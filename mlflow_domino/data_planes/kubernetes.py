@@ -26,10 +26,12 @@ from mlflow_domino.data_planes.assembly import Assembly, recipes
 from mlflow_domino.data_planes.base import DataPlane, Log, Observation, World
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.entrance import Entrance
+from mlflow_domino.data_planes.pod_logs import PodLogs
 from mlflow_domino.data_planes.supervisor import wait_until
 from mlflow_domino.data_planes.tier import Tier, tier_named
+from mlflow_domino.dialect import Manifest
 from mlflow_domino.errors import DominoError, Failed, InvalidInput, NotFound, Unavailable
-from mlflow_domino.home import Home, write_text
+from mlflow_domino.home import Home
 from mlflow_domino.labels import GATEWAY_TOKENS, KIND, TOKENS, VERSION, labels, model_name, tokens_name, variables_name
 from mlflow_domino.models import Artifact, Endpoint, Status, Target, Token, Version
 from mlflow_domino.store import Records
@@ -37,15 +39,19 @@ from mlflow_domino.store import Records
 __all__ = ["KubernetesDataPlane"]
 
 _ACKNOWLEDGE_S = 15.0
-_LOOK_S = 0.05
+_END_S = 60.0
+#: Of pods whose requests are all answered.
+_LAST_S = 1
+_LOOK_S = 0.1
 _TAIL_LINES = 30
-_LOG_LINES = 20000
 #: What runs a version, in the order in which it ends.
 _KINDS = ("Deployment", "PodDisruptionBudget", "Service", "ConfigMap")
 
 
 class KubernetesDataPlane(DataPlane):
     """Runs versions in a namespace of a cluster, this one or a remote one."""
+
+    look_s = 0.2
 
     def __init__(self, home: Home, declaration: Declaration) -> None:
         self.name = declaration.name
@@ -125,12 +131,13 @@ class KubernetesDataPlane(DataPlane):
         self._ensure(endpoint, version)
 
     def stop(self, version: Version) -> None:
+        there = self._pods_of(version)
+        self._pod_logs.keep(there, self.home.version(version.id) / "logs")
+        idle = bool(there) and not version.settings.is_async and self.entrance.active(version.id) == 0
         self._remove(version.id)
-
-        def ended() -> bool:
-            return not pods.alive(self.cluster.list("Pod", labels("model", version=version.id)))
-
-        if not wait_until(ended, manifests.grace_s(version.settings, Tier()) + _ACKNOWLEDGE_S, every_s=_LOOK_S):
+        if idle:
+            self._hasten(version, there)
+        if not wait_until(lambda: not pods.alive(self._pods_of(version)), _END_S, every_s=_LOOK_S):
             raise Unavailable(
                 f"Pods of version {version.number} do not end; `kubectl get pods` in {self._where} shows why."
             )
@@ -192,20 +199,21 @@ class KubernetesDataPlane(DataPlane):
         folder = self.home.version(version.id)
         if build:
             return [folder / "build.log"]
-        found = []
-        serving = pods.alive(self.cluster.list("Pod", labels("model", version=version.id)))
-        for number, pod in enumerate(serving):
-            if replica in (None, number):
-                path = folder / "logs" / f"replica-{number}.log"
-                write_text(path, self._log_of(pod, _LOG_LINES))
-                found.append(path)
-        return found
+        there = pods.serving(self._pods_of(version))
+        wanted = there if replica is None else there[replica : replica + 1]
+        found = [self._pod_logs.copy(pod, folder / "logs") for pod in wanted]
+        # Those of pods that a command here has ended were copied before.
+        return found if replica is not None else [*sorted({*(folder / "logs").glob("*.log")} - {*found}), *found]
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def _assembly(self) -> Assembly:
         return Assembly(self.home, builder_of(), self.declaration.base_image)
+
+    @functools.cached_property
+    def _pod_logs(self) -> PodLogs:
+        return PodLogs(self.cluster)
 
     @property
     def _place(self) -> manifests.Place:
@@ -258,6 +266,17 @@ class KubernetesDataPlane(DataPlane):
             self.cluster.apply(manifest)
         return True
 
+    def _pods_of(self, version: Version) -> list[Manifest]:
+        return self.cluster.list("Pod", labels("model", version=version.id))
+
+    def _hasten(self, version: Version, there: Sequence[Manifest]) -> None:
+        """End pods that have nothing left to do without the time that they have for requests."""
+        with contextlib.suppress(DominoError):  # it would only be sooner: the cluster ends them
+            for one in self.cluster.list("ReplicaSet", labels("model", version=version.id)):
+                self.cluster.delete("ReplicaSet", one["metadata"]["name"])  # or it would make others in their place
+            for pod in there:
+                self.cluster.delete("Pod", pod["metadata"]["name"], grace_s=_LAST_S)
+
     def _remove(self, version_id: str) -> None:
         for kind in _KINDS:
             self.cluster.delete(kind, model_name(version_id))
@@ -273,7 +292,7 @@ class KubernetesDataPlane(DataPlane):
         guilty = pods.blamed(found)
         events = self.cluster.events(guilty[0]) if guilty else ()
         seen = replica.summary(version, pods.states(version, found, events=events, deployment=deployment))
-        tail = self._tail(version, *guilty) if guilty and seen.status is not Status.STARTING else ""
+        tail = self._tail(version, *guilty) if guilty and (guilty[1] or seen.status is not Status.STARTING) else ""
         return Observation(seen.status, seen.reason, seen.ready, seen.failed, tail)
 
     def _tail(self, version: Version, pod: Mapping[str, Any], before: bool) -> str:

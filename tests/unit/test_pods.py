@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 from typing import Any
 
@@ -128,6 +129,62 @@ def test_pods_that_somebody_took_away_are_lost(deployment: dict[str, Any] | None
 
 
 def test_the_log_that_explains_most_is_the_last_run_of_the_container_that_is_down() -> None:
-    down = a_pod("model-2", restartCount=2, state={"waiting": {"reason": "CrashLoopBackOff"}})
+    ended = {"terminated": {"reason": "Error", "exitCode": 1}}
+    down = a_pod("model-2", restartCount=2, state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=ended)
     assert pods.blamed([a_pod("model-1", ready=True), down]) == (down, True)
     assert pods.blamed([a_pod(ready=True)]) is None
+
+
+def test_the_log_of_a_container_that_has_just_ended_is_its_own() -> None:
+    ended = {"terminated": {"reason": "Error", "exitCode": 1}}
+    just_ended = a_pod(restartCount=2, state=ended, lastState=ended)
+    assert pods.blamed([just_ended]) == (just_ended, False)
+
+
+def test_a_start_that_failed_again_is_failed_even_before_kubernetes_waits_for_the_next() -> None:
+    words = json.dumps({"reason": "RuntimeError: no such weights", "detail": ""})
+    ended = {"terminated": {"reason": "Error", "exitCode": 1, "message": words}}
+    assert state(RUNNING, a_pod(restartCount=3, state=ended, lastState=ended)).state == "failed"
+    again = state(RUNNING, a_pod(restartCount=3, lastState=ended))
+    assert again == ReplicaState(
+        0, "lost", "it is being started again: RuntimeError: no such weights", "", again.since_ms
+    )
+
+
+def test_an_old_pod_that_was_started_again_just_now_is_not_overdue() -> None:
+    started = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ended = {"terminated": {"reason": "Error", "exitCode": 9}}
+    seen = state(RUNNING, a_pod(restartCount=1, state={"running": {"startedAt": started}}, lastState=ended))
+    impatient = dataclasses.replace(RUNNING, settings=Settings(start_timeout_s=60))
+    assert summary(impatient, [seen]).status is Status.STARTING
+
+
+def test_a_limit_in_bytes_is_told_as_people_write_it() -> None:
+    pod = a_pod(restartCount=1, lastState={"terminated": {"reason": "OOMKilled", "exitCode": 137}})
+    pod["spec"]["containers"][0]["resources"]["limits"]["memory"] = str(192 << 20)
+    assert "(limit 192Mi)" in state(STARTING, pod).reason
+
+
+def test_a_container_that_was_ended_for_a_failing_probe_says_which() -> None:
+    ended = {"terminated": {"reason": "Error", "exitCode": 137, "finishedAt": "2026-11-23T06:00:09Z"}}
+    killing = {**an_event("Killing", "Container model failed liveness probe, will be restarted"), "lastTimestamp": "2026-11-23T06:00:00Z"}  # fmt: skip
+    pod = a_pod(restartCount=1, lastState=ended)
+    seen = state(RUNNING, pod, events=[killing, an_event("Unhealthy", "Liveness probe failed: HTTP 503")])
+    assert "failed liveness probe" in seen.reason
+    assert "HTTP 503" in seen.reason
+    older = {**killing, "lastTimestamp": "2026-11-23T05:00:00Z"}
+    assert "code 137" in state(RUNNING, pod, events=[older]).reason
+
+
+def test_a_pod_whose_containers_are_ready_and_which_is_not_is_on_a_node_that_does_not_answer() -> None:
+    pod = a_pod(ready=False, state={"running": {}})
+    pod["status"]["containerStatuses"][0]["ready"] = True
+    pod["spec"]["nodeName"] = "node-7"
+    assert state(RUNNING, pod).reason == "its node node-7 does not answer"
+
+
+def test_the_successor_of_an_evicted_pod_says_why_it_was_ended_while_it_loads() -> None:
+    evicted = a_pod("model-1", phase="Failed")
+    evicted["status"] |= {"reason": "Evicted", "message": "The node was low on resource: memory."}
+    seen = state(RUNNING, evicted, a_pod("model-2", state={"waiting": {"reason": "ContainerCreating"}}))
+    assert "low on resource" in seen.reason
