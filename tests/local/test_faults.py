@@ -25,7 +25,7 @@ def supervisor_of(home: Home) -> psutil.Process:
 
 
 def family(home: Home) -> dict[str, list[psutil.Process]]:
-    """Processes of the home by their part: master, emperor, envoy, vassals (masters of replicas), workers."""
+    """Processes of the home by their part: master, emperor, envoy, vassals (first processes of replicas), workers."""
     master = supervisor_of(home)
     parts: dict[str, list[psutil.Process]] = {
         "master": [master],
@@ -41,7 +41,7 @@ def family(home: Home) -> dict[str, list[psutil.Process]]:
     for vassal in parts["emperor"][0].children():
         if "DOMINO_REPLICA_DIR" in vassal.environ():
             parts["vassals"].append(vassal)
-            parts["workers"] += vassal.children()
+            parts["workers"] += [worker for uwsgi in vassal.children() for worker in uwsgi.children()]
     return parts
 
 
