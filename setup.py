@@ -54,6 +54,7 @@ setup(
         "test": [
             "psycopg[binary]>=3.1",  # the queue's contract, on PostgreSQL too
             "pytest>=8.0",  # runs the tests
+            "pytest-xdist>=3.5",  # several modules at once, since most wait for something
             "prometheus-client>=0.8",  # the harness's, which some tests run in their own process
             "six>=1.15",  # likewise
             "hypothesis>=6.112",  # generated signatures and inputs

@@ -11,5 +11,6 @@ if [ $# -eq 0 ]; then
     "$bin/ruff" check .
     "$bin/ruff" format --check .
     "$bin/mypy"
+    set -- --numprocesses 3 --dist loadscope
 fi
 exec "$bin/python" -m pytest "$@"

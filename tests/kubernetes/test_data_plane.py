@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import pytest
+
 from tests.contract import DataPlaneContract
+
+
+@pytest.fixture(scope="module")
+def context() -> str:
+    return "local"
 
 
 class TestKubernetesDataPlane(DataPlaneContract):
