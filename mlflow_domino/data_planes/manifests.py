@@ -265,8 +265,6 @@ def _pod(place: Place, version: Version, image: str, tier: Tier, variables: Sequ
     pod: Manifest = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,  # they would be variables that nobody set
-        # uWSGI's master must not be process 1, which nobody inside can kill when its model is broken.
-        "shareProcessNamespace": True,
         "securityContext": pod_security(),
         "terminationGracePeriodSeconds": grace_s(settings, tier),
         "topologySpreadConstraints": spread({VERSION: version.id}),

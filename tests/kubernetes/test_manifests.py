@@ -41,7 +41,6 @@ print("FOUND " + json.dumps({
     "ids": [os.getuid(), os.getgid()],
     "names": sorted(os.environ),
     "A": [ord(c) for c in os.environ.get("A", "")],  # in clear it would be redacted
-    "first": open("/proc/1/comm").read().strip(),
     "written": {path: written(path) for path in (os.getcwd(), "/tmp", "/run/domino/tokens", "/node")},
     "node": os.path.isdir("/node/bin"),
 }), flush=True)
@@ -91,6 +90,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Version, s
     home = Home(tmp_path_factory.mktemp("home"))
     project = tmp_path_factory.mktemp("project")
     (project / "app.py").write_text(SCRIPT)
+    (project / "broken.py").write_text("raise RuntimeError('no weights here')\n")
     settings = parse({"file": "app.py"})[0]
     version = replace(published(), settings=settings)
     fetched = source.fetch(str(project), settings, home.version(version.id), lambda _: None)
@@ -105,14 +105,19 @@ def tokens_file() -> str:
     return json.dumps({"tokens": [{"id": "t", "sha256": hashlib.sha256(b"T" * 64).hexdigest()}]})
 
 
-def start(namespace: Cluster, version: Version, image: str, tier: Tier, variables: dict[str, str]) -> str:
-    """Run one replica; return its pod's name when it is ready."""
+def apply(namespace: Cluster, version: Version, image: str, tier: Tier, variables: dict[str, str]) -> None:
+    """Make the objects of one replica, and the Secrets that it reads."""
     place = Place(namespace.namespace)
     meta = {"name": tokens_name(ENDPOINT.id), "namespace": namespace.namespace}
     tokens = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"tokens.json": tokens_file()}}
     found = objects(version, tier, place=place, image=image, variables=variables)
     for one in (tokens, variables_manifest(place, ENDPOINT, version, variables), *found.values()):
         namespace.apply(one)
+
+
+def start(namespace: Cluster, version: Version, image: str, tier: Tier, variables: dict[str, str]) -> str:
+    """Run one replica; return its pod's name when it is ready."""
+    apply(namespace, version, image, tier, variables)
     eventually(lambda: ready(namespace, version), within=90, every=0.2)
     return str(pods(namespace, version)[0]["metadata"]["name"])
 
@@ -148,7 +153,6 @@ def test_a_projects_pod_finds_what_a_replica_needs_and_little_more(
         found = found_in(namespace, pod)
         assert found["ids"] == [12574, 12574]
         assert found["A"] == list(map(ord, "ü $(B) %x"))
-        assert found["first"] == "pause"
         assert found["written"]["/mnt/domino/project"] is True
         assert found["written"]["/tmp"] is True
         assert found["written"]["/run/domino/tokens"] == "Read-only file system"
@@ -178,3 +182,24 @@ def test_a_pod_with_a_read_only_root_and_a_volume_starts(namespace: Cluster, bui
         assert found["node"]
     finally:
         stop(namespace, version)
+
+
+def test_a_pod_whose_model_is_broken_ends_and_leaves_its_reason(namespace: Cluster, built: tuple[Version, str]) -> None:
+    broken = replace(built[0].source, file="broken.py")  # type: ignore[call-arg] - it is a FileSource
+    version = replace(built[0], id="00112233445566778899aabb", source=broken)
+    apply(namespace, version, built[1], Tier(), {})
+    try:
+        eventually(lambda: last_words(namespace, version), within=90, every=0.5)
+        assert last_words(namespace, version)["reason"] == "the model cannot be loaded: RuntimeError: no weights here"
+    finally:
+        stop(namespace, version)
+
+
+def last_words(namespace: Cluster, version: Version) -> dict[str, Any]:
+    for pod in pods(namespace, version):
+        for status in pod["status"].get("containerStatuses") or ():
+            for state in (status["state"], status["lastState"]):
+                if (state.get("terminated") or {}).get("message"):
+                    document: dict[str, Any] = json.loads(state["terminated"]["message"])
+                    return document
+    return {}
