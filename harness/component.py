@@ -58,7 +58,7 @@ class Component:
 
     def health_status(self) -> str:
         if self._slots.phase is not Phase.READY:
-            raise NotReady("the model is not loaded yet")
+            raise NotReady("the replica takes no predictions now")
         return "healthy"
 
     def stop(self, puid: str) -> bool:
@@ -138,7 +138,7 @@ class Component:
     def _enter(self, request_id: str, puid: str) -> None:
         """Take a place, unless the replica is full: with ours, or with what an earlier microservice left running."""
         if self._slots.phase is not Phase.READY:
-            raise NotReady("the model is not loaded yet")
+            raise NotReady("the replica takes no predictions now")
         settled = time.monotonic() - _SETTLE_S
         with self._lock:
             others = [

@@ -138,7 +138,10 @@ def _prepare(config: Config, *, started: float | None) -> float:
     # prometheus-client before 0.10 reads the one, later ones the other.
     os.environ["prometheus_multiproc_dir"] = os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics  # noqa: SIM112
     started = time.monotonic() if started is None else started
-    Slots.create(os.path.join(folder, "slots"), workers=config.workers, threads=config.slots, started=started)
+    Slots.create(
+        os.path.join(folder, "slots"), workers=config.workers, threads=config.slots, started=started,
+        microservice=config.is_async,
+    )  # fmt: skip
     os.chdir(config.working_dir)
     return started
 

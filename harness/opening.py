@@ -8,7 +8,7 @@ from typing import Iterator
 
 from .config import Config
 from .log import log
-from .slots import Phase, Slots, State
+from .slots import Microservice, Phase, Slots, State
 from .status import Status
 
 __all__ = ["ending_the_start", "open_microservice", "open_when_all_are_ready"]
@@ -20,7 +20,7 @@ def open_when_all_are_ready(config: Config, slots: Slots, status: Status) -> Non
         workers = [slots.worker(number) for number in range(1, slots.workers + 1)]
         if slots.phase is not Phase.STARTING or any(worker.state != State.READY for worker in workers):
             return
-        if config.is_async and not slots.microservice_ready:
+        if slots.microservice is Microservice.MISSING:
             return
         if config.socket:
             os.rename(config.starting_socket, config.socket)
@@ -47,7 +47,7 @@ def ending_the_start(slots: Slots, status: Status) -> Iterator[None]:
 def open_microservice(config: Config, slots: Slots, status: Status) -> None:
     """Say that the microservice is loaded; where it comes back into a replica that is open, show its socket at once."""
     with status.locked():
-        slots.microservice_ready = True
+        slots.microservice = Microservice.READY
         if slots.phase is Phase.READY and config.socket:
             with contextlib.suppress(FileNotFoundError):  # a process that replaces another on the same socket
                 os.rename(config.seldon_starting_socket, config.seldon_socket)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .slots import Phase, Slots, State
+from .slots import Microservice, Phase, Slots, State
 
 __all__ = ["Readiness"]
 
@@ -28,7 +28,7 @@ class Readiness:
     @property
     def open(self) -> bool:
         """Whether all workers are loaded and warm; on a port one answers as soon as it is, before the others."""
-        return self._slots.phase is Phase.READY
+        return self._slots.phase is Phase.READY and self._slots.microservice is not Microservice.MISSING
 
     def headers(self, *, own: int = 1) -> dict[str, str]:
         """Return how many requests but `own` are in flight, and the SHA-256 of the tokens.json that all workers use.

@@ -22,7 +22,8 @@ from .config import Config, read_config  # noqa: E402 - importable from here on
 from .launch import SIGNALS, backlog, become_uwsgi, listen_on  # noqa: E402
 from .log import Redaction  # noqa: E402
 from .opening import ending_the_start  # noqa: E402
-from .slots import Slots  # noqa: E402
+from .sharing import THREAD_COUNTS  # noqa: E402
+from .slots import Microservice, Slots  # noqa: E402
 from .status import Status  # noqa: E402
 
 __all__ = ["main"]
@@ -33,7 +34,7 @@ _SPARE = 8
 #: What of the replica's environment it needs; not the model's variables, nor what uWSGI told its own processes.
 _KEPT = re.compile(
     "PATH|HOME|USER|LANG|LC_.*|TZ|TMPDIR|DOMINO_.*|PREDICTIVE_UNIT_.*|PREDICTOR_.*|SELDON_.*|MODEL_METADATA"
-    "|INCLUDE_METRICS_IN_CLIENT_RESPONSE"
+    "|INCLUDE_METRICS_IN_CLIENT_RESPONSE|" + "|".join(THREAD_COUNTS)
 )
 
 
@@ -56,14 +57,18 @@ def _environment(*, capacity: int) -> dict[str, str]:
     """Return what of the environment it needs."""
     variables = os.environ.get("DOMINO_VARIABLES", "").split(",")
     kept = {name: value for name, value in os.environ.items() if _KEPT.fullmatch(name) and name not in variables}
-    return {**kept, "DOMINO_SELDON_CAPACITY": str(capacity), "INCLUDE_METRICS_IN_CLIENT_RESPONSE": "false"}
+    # numpy would start a thread for each core, and nobody calculates here.
+    return {
+        **kept, **dict.fromkeys(THREAD_COUNTS, "1"), "DOMINO_SELDON_CAPACITY": str(capacity),
+        "INCLUDE_METRICS_IN_CLIENT_RESPONSE": "false",
+    }  # fmt: skip
 
 
 def _listen(config: Config, slots: Slots, status: Status) -> list[socket.socket]:
     """Bind; for Seldon Core, whose scraper brings no token, on a port for metrics too."""
     waiting = backlog(config)
     with status.locked():
-        slots.microservice_ready = False  # or somebody might rename the socket before it is listened on
+        slots.microservice = Microservice.MISSING  # or somebody might rename the socket before it is listened on
         sockets = [listen_on(config.seldon_starting_socket if config.socket else "", config.seldon_port, waiting)]
     if config.open_to_all and not config.socket:
         with contextlib.suppress(OSError):

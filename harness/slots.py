@@ -10,7 +10,7 @@ process). A reader outside (the data plane, when it drains) needs four lines and
 
 ====================  =================================================================================================
 header, 64 bytes      ``8s`` magic ``DOMINO1\\0``, ``I`` workers, ``I`` threads, ``d`` started, ``I`` phase,
-                      ``I`` microservice ready, ``d`` loaded
+                      ``I`` microservice, ``d`` loaded
 worker, 64 bytes each ``I`` pid, ``I`` state, ``I`` starts, ``I`` retiring, ``d`` heartbeat, ``d`` load_time_s,
                       ``d`` retired, ``Q`` requests (of this process)
 slot, 64 bytes each   ``d`` started (0: free), ``d`` deadline, ``16s`` request id, ``I`` overdue, ``16s`` id of the request
@@ -29,7 +29,7 @@ import struct
 import time
 from typing import Iterator, NamedTuple
 
-__all__ = ["Phase", "Retiring", "SlotRecord", "Slots", "State", "WorkerRecord"]
+__all__ = ["Microservice", "Phase", "Retiring", "SlotRecord", "Slots", "State", "WorkerRecord"]
 
 _MAGIC = b"DOMINO1\0"
 _BLOCK = 64
@@ -46,6 +46,16 @@ class Phase(enum.IntEnum):
     STARTING = 0
     READY = 1
     FAILED = 2
+    #: It was told to end, and finishes what it is at.
+    ENDING = 3
+
+
+class Microservice(enum.IntEnum):
+    """What seldon-core's microservice is doing, which an asynchronous replica has."""
+
+    NONE = 0
+    MISSING = 1
+    READY = 2
 
 
 class State(enum.IntEnum):
@@ -111,13 +121,16 @@ class Slots:
             raise ValueError(f"{path} is no file of slots")
 
     @staticmethod
-    def create(path: str, *, workers: int, threads: int, started: float | None = None) -> None:
-        """Make the file, of a start that began at `started` or just now."""
+    def create(
+        path: str, *, workers: int, threads: int, started: float | None = None, microservice: bool = False
+    ) -> None:
+        """Make the file, of a start that began at `started` or just now; `microservice`: whether one is waited for."""
         started = time.monotonic() if started is None else started
         size = _BLOCK * (1 + workers * (1 + threads))
         beside = path + ".new"
         with open(beside, "wb") as file:
-            file.write(struct.pack("<8sIId", _MAGIC, workers, threads, started).ljust(size, b"\0"))
+            header = struct.pack("<8sIIdII", _MAGIC, workers, threads, started, Phase.STARTING, microservice)
+            file.write(header.ljust(size, b"\0"))
         os.replace(beside, path)
 
     def close(self) -> None:
@@ -145,13 +158,12 @@ class Slots:
         _WORD.pack_into(self._map, 24, phase)
 
     @property
-    def microservice_ready(self) -> bool:
-        """Whether seldon-core's microservice, which an asynchronous replica has, was loaded in this start."""
-        return bool(_WORD.unpack_from(self._map, 28)[0])
+    def microservice(self) -> Microservice:
+        return Microservice(_WORD.unpack_from(self._map, 28)[0])
 
-    @microservice_ready.setter
-    def microservice_ready(self, ready: bool) -> None:
-        _WORD.pack_into(self._map, 28, ready)
+    @microservice.setter
+    def microservice(self, microservice: Microservice) -> None:
+        _WORD.pack_into(self._map, 28, microservice)
 
     def worker(self, worker: int) -> WorkerRecord:
         return WorkerRecord(*_WORKER.unpack_from(self._map, _BLOCK * worker))

@@ -76,9 +76,11 @@ class Watchdog:
         """Do as a signal says; before the replica is open, there is nothing to finish."""
         ends = number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
         self.told = self.told or ends
-        if ends and self._slots.phase is not Phase.READY:
+        if ends and self._slots.phase in (Phase.STARTING, Phase.FAILED):
             self._kill_all()
             return
+        if ends:
+            self._slots.phase = Phase.ENDING
         send(self._master, number)
         if number == signal.SIGINT:  # at once: those workers are killed that do not end by themselves
             time.sleep(0.25)

@@ -163,7 +163,7 @@ class Worker:
             note_apart(self._status, f"after the fork {error.reason}")
             os.kill(self._master, signal.SIGKILL)
             time.sleep(10)
-        if self._slots.phase is not Phase.READY:
+        if self._slots.phase in (Phase.STARTING, Phase.FAILED):
             self._status.fail(error.reason, error.detail)
             self._slots.phase = Phase.FAILED
             time.sleep(10)  # the watchdog ends the replica: if this process ended first, uWSGI would start another

@@ -268,6 +268,9 @@ def test_a_replica_that_is_told_to_end_finishes_its_predictions(python: Path) ->
         poll(lambda: replica.in_flight == 1)
         assert replica.process is not None
         replica.process.send_signal(signal.SIGTERM)
+        poll(lambda: not replica.answers())
+        answer = replica.predict(seconds=0)
+        assert (answer.status, answer.json["status"]["reason"]) == (503, "NOT_READY")
         assert running.result().status == 200
         replica.process.wait(10)
         replica.end()
