@@ -184,6 +184,7 @@ class Front:
                 body = self._app(environ, start)
             discard_body(environ, self._connection)
         except BaseException:
+            ticket.claim()  # or the word that the time is over could reach whoever has the connection's number next
             self._finish(ticket, environ.get("PATH_INFO", ""), "500")
             raise
         code = status[-1][:3] if status else "500"

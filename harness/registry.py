@@ -12,6 +12,7 @@ from typing import Any, Mapping
 from .config import Config
 from .errors import InvalidInput, StartFailed
 from .joined import Joined, reason_against
+from .parquet import split_of
 from .predictor import Call, Input, Predictor
 from .problems import Problems, Unknown
 from .schema import Columns, Signature, Tensors, compile_signature
@@ -125,8 +126,10 @@ class RegistryPredictor(Predictor):
                 self._signature.inputs.check_cells(data, problems)
                 problems.raise_if_any()
             return Input(lambda: _jsonable(self._lenient(data, params)))
-        if not self._strict or parsed.format == "parquet":
+        if not self._strict:
             return Input(lambda: _predictions(_jsonable(self._lenient(self._lenient_body(parsed), parsed.params))))
+        if parsed.format == "parquet":
+            parsed = Body("dataframe_split", split_of(parsed.data))
         problems = Problems()
         for key in parsed.extra:
             problems.add(f"key {key!r}", "is not of MLflow's scoring protocol")

@@ -51,6 +51,10 @@ def test_rows_answer_as_pyfunc_does(iris: Replica, models: Path) -> None:
     csv = FEATURES.to_csv(index=False).encode()
     answer = iris.request("POST", "/invocations", csv, headers={"Content-Type": "text/csv"})
     assert answer.json == {"predictions": expected}
+    kind = {"Content-Type": "application/vnd.apache.parquet"}
+    assert iris.request("POST", "/invocations", FEATURES.to_parquet(), headers=kind).json == {"predictions": expected}
+    wrong = FEATURES.assign(more=1).to_parquet()
+    assert "'more'" in iris.request("POST", "/invocations", wrong, headers=kind).message
 
 
 def test_a_misfit_is_refused_by_row_and_column(iris: Replica) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import decimal
 import enum
@@ -10,6 +11,7 @@ import hashlib
 import io
 import json
 import math
+import socket
 import uuid
 from collections import namedtuple
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ import pytest
 
 from harness.app import Front, create_app
 from harness.config import Config, Source, read_config
+from harness.connection import NoConnection
 from harness.encoding import encode
 from harness.errors import ModelFailed, StartFailed, Unauthorized
 from harness.log import Redaction, StampedStream
@@ -32,6 +35,7 @@ from harness.slots import Phase, Slots, State
 from harness.status import Status
 from harness.tokens import Tokens
 from harness.tracker import Tracker, new_request_id
+from tests.conftest import eventually
 
 PROJECTS = Path(__file__).parents[1] / "projects"
 
@@ -77,6 +81,45 @@ def test_a_bug_of_ours_is_a_500_without_internals(
     assert "division" not in answer.text
     assert answer.json["error"]["code"] == "INTERNAL_ERROR"
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+class Numbered(NoConnection):
+    """Callers' connections, which all get the same number, one after the other."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def descriptor(self) -> int | None:
+        return self._number
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_that_the_time_is_over_is_told_to_nobody_but_its_own_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raises: bool
+) -> None:
+    Slots.create(str(tmp_path / "slots"), workers=1, threads=1)
+    tracker = Tracker(0.0, slots=Slots(str(tmp_path / "slots")))
+    seen = []
+
+    def app(environ: dict[str, Any], start: Any) -> list[bytes]:
+        eventually(tracker.overdue)
+        seen.extend(tracker.overdue())
+        if raises:
+            raise SystemExit
+        start("200 OK", [])
+        return [b""]
+
+    caller, replica = socket.socketpair()
+    with caller, replica:
+        caller.setblocking(False)
+        front = Front(app, tracker, Metrics(), Numbered(replica.fileno()))
+        with pytest.raises(SystemExit) if raises else contextlib.nullcontext():
+            front({"REQUEST_METHOD": "POST", "PATH_INFO": "/model", "wsgi.input": io.BytesIO()}, lambda *_: None)
+        # Who looked just before still holds the ticket, and its number is the next caller's.
+        monkeypatch.setattr(tracker, "overdue", lambda: seen)
+        front.give_up_overdue()
+        with pytest.raises(BlockingIOError):
+            caller.recv(1)
 
 
 def test_openapi_tells_a_functions_arguments() -> None:
