@@ -13,10 +13,9 @@ import re
 import shutil
 import signal
 import socket
-import stat
 import sys
 import time
-from typing import Mapping
+from typing import Mapping, Sequence
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 if __package__ in (None, ""):
@@ -34,7 +33,7 @@ from .watchdog import log_tail, watch  # noqa: E402
 
 __all__ = ["SIGNALS", "backlog", "become_uwsgi", "listen_on", "main", "uwsgi_arguments"]
 
-#: Set where the model turned out to be none to share: when the start began, and the descriptor that is listened on.
+#: Set where the model turned out to be none to share: when the start began, and the descriptors that are listened on.
 _AGAIN = "DOMINO_START_AGAIN"
 
 #: How long processes that are no children of uWSGI's master may take to end after it.
@@ -64,15 +63,13 @@ def main() -> None:
     try:
         _check_tokens(config)
         _check_microservice(config)
-        # Under the name that says that it is not ready yet, where it has one.
-        path = config.starting_socket if config.socket else ""
-        listening = _inherited(again) if again else listen_on(path, config.port or 8080, backlog(config))
+        listening = _inherited(again) if again else _listen(config)
         started = _prepare(config, started=float(again.partition(" ")[0]) if again else None)
         os.environ.update(thread_counts(share(config, cores()), os.environ))
         os.environ["DOMINO_PYTHON"] = sys.executable
         os.environ["DOMINO_MASTER"] = str(config.pid)
         shared = not again and _shares(config, status)
-        arguments = uwsgi_arguments(config, listening.fileno(), shared=shared)
+        arguments = uwsgi_arguments(config, [one.fileno() for one in listening], shared=shared)
         master = start(lambda: become_uwsgi(arguments))
     except BaseException as error:
         status.fail(f"the replica cannot start: {type(error).__name__}: {error}")
@@ -83,7 +80,7 @@ def main() -> None:
         if shared:
             note_apart(status, f"the process that loaded it for all {words_of(ended)}")
             status.again()
-            given[_AGAIN] = f"{started} {listening.fileno()}"
+            given[_AGAIN] = " ".join(map(str, (started, *(one.fileno() for one in listening))))
             os.execve(sys.executable, [sys.executable, "-I", os.path.abspath(__file__)], given)
         status.fail(f"uWSGI {words_of(ended)} before the model was loaded", log_tail())
     os._exit(exit_code(ended))
@@ -96,11 +93,23 @@ def _shares(config: Config, status: Status) -> bool:
     return why is None
 
 
-def _inherited(again: str) -> socket.socket:
-    """Return the socket that this very process listened on before it began again."""
-    listening = socket.socket(fileno=int(again.partition(" ")[2]))
-    listening.set_inheritable(True)
-    return listening
+def _listen(config: Config) -> list[socket.socket]:
+    """Return what uWSGI is to listen on: a Unix socket, a port, or in a container both."""
+    found = []
+    if config.socket:
+        # Under the name that says that it is not ready yet. Who may call is decided outside of a container, by its folder.
+        found.append(listen_on(config.starting_socket, 0, backlog(config), mode=0o666 if config.port else 0o600))
+    if config.port or not config.socket:
+        found.append(listen_on("", config.port or 8080, backlog(config)))
+    return found
+
+
+def _inherited(again: str) -> list[socket.socket]:
+    """Return the sockets that this very process listened on before it began again."""
+    found = [socket.socket(fileno=int(descriptor)) for descriptor in again.split(" ")[1:]]
+    for listening in found:
+        listening.set_inheritable(True)
+    return found
 
 
 def _check_tokens(config: Config) -> None:
@@ -146,7 +155,7 @@ def _prepare(config: Config, *, started: float | None) -> float:
     return started
 
 
-def listen_on(path: str, port: int, waiting: int) -> socket.socket:
+def listen_on(path: str, port: int, waiting: int, *, mode: int = 0o600) -> socket.socket:
     """Return a listening socket, which the programs that this process becomes inherit.
 
     Parameters
@@ -155,13 +164,15 @@ def listen_on(path: str, port: int, waiting: int) -> socket.socket:
         Of a Unix socket; empty for a port.
     waiting : int
         How many connections may wait.
+    mode : int
+        Of a Unix socket.
     """
     if path:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listening.bind(path)
-        os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)
+        os.chmod(path, mode)
     else:
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -181,15 +192,15 @@ def backlog(config: Config) -> int:
         return min(128, wanted)
 
 
-def uwsgi_arguments(config: Config, descriptor: int, *, shared: bool) -> list[str]:
+def uwsgi_arguments(config: Config, descriptors: Sequence[int], *, shared: bool) -> list[str]:
     """Return uWSGI's options: names, numbers and nothing that anybody else wrote.
 
     Parameters
     ----------
     config : Config
         This replica's settings.
-    descriptor : int
-        The listening socket.
+    descriptors : sequence of int
+        The listening sockets.
     shared : bool
         Whether the model is loaded once, in the master.
     """
@@ -199,7 +210,6 @@ def uwsgi_arguments(config: Config, descriptor: int, *, shared: bool) -> list[st
         "single-interpreter": True,
         "enable-threads": True,
         "processes": config.workers,
-        "http-socket": f"fd://{descriptor}",
         "listen": backlog(config),
         "module": f"{package}.wsgi",
         "buffer-size": 65535,
@@ -217,7 +227,8 @@ def uwsgi_arguments(config: Config, descriptor: int, *, shared: bool) -> list[st
     options["py-call-uwsgi-fork-hooks" if shared else "lazy-apps"] = True
     if config.threads > 1:
         options["threads"] = config.threads
-    arguments = ["--" + name if value is True else f"--{name}={value}" for name, value in options.items()]
+    arguments = [f"--http-socket=fd://{descriptor}" for descriptor in descriptors]
+    arguments += ["--" + name if value is True else f"--{name}={value}" for name, value in options.items()]
     if config.is_async:
         arguments.append(f"--attach-daemon={_MICROSERVICE}")
     return arguments + [f"--hook-master-start=unix_signal:{number} {function}" for number, function in SIGNALS]

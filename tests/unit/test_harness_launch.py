@@ -32,7 +32,7 @@ def test_uwsgis_arguments_hold_nothing_that_it_would_expand(tmp_path: Path) -> N
         tmp_path, endpoint_name="%h $(id) @(exec://id)", socket="/tmp/%h", working_dir="$(id)", workers=3, threads=2,
         is_async=True, seldon_python="/$(id)/%h/@(exec://id)",
     )  # fmt: skip
-    arguments = uwsgi_arguments(odd, 5, shared=False)
+    arguments = uwsgi_arguments(odd, [5], shared=False)
     assert not any(re.search(r"%|\$\(|@", argument) for argument in arguments)
     assert {"--processes=3", "--threads=2", "--http-socket=fd://5", "--buffer-size=65535"} <= set(arguments)
 
