@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
+import time
 import urllib.parse
+import urllib.request
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,7 +15,9 @@ from mlflow_domino.data_planes.installation import service_port
 from mlflow_domino.errors import Forbidden, Unavailable
 from mlflow_domino.labels import GATEWAY
 
-__all__ = ["node_host", "url_of"]
+__all__ = ["node_host", "unanswered", "url_of"]
+
+_LOOK_S = 0.1
 
 
 def url_of(cluster: Cluster, declaration: Declaration) -> str:
@@ -48,6 +53,24 @@ def url_of(cluster: Cluster, declaration: Declaration) -> str:
         f"The cluster has given the gateway no address yet (expose = {declaration.expose!r}); `kubectl describe service "
         f"{GATEWAY}` shows why. `url` under [data_planes.{declaration.name}] names one that is known otherwise."
     )
+
+
+def unanswered(url: str, timeout_s: float) -> str:
+    """Wait until a gateway answers at its URL; return why it does not, empty where it does.
+
+    Its certificate is the callers' business.
+    """
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=timeout_s, context=trusting):  # noqa: S310 - http(s) it is
+                return ""
+        except OSError as error:
+            if time.monotonic() > deadline:
+                return str(getattr(error, "reason", error))
+        time.sleep(_LOOK_S)
 
 
 def _node(cluster: Cluster) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mlflow_domino import secret
 from mlflow_domino.builder import builder_of
 from mlflow_domino.cluster import Cluster
-from mlflow_domino.data_planes.address import url_of
+from mlflow_domino.data_planes.address import unanswered, url_of
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.fleet import Fleet
 from mlflow_domino.data_planes.gateway_image import gateway_image, older, release
@@ -33,6 +33,8 @@ Say = Callable[[str], None]
 _PUBLISH_S = 15.0
 _ROLLOUT_S = 300.0
 _ADDRESS_S = 120.0
+#: Time in which every node knows the way to the gateway.
+_ANSWER_S = 10.0
 _END_S = 60.0
 #: Of pods that nobody needs any more.
 _LAST_S = 2
@@ -191,6 +193,7 @@ class Entrance:
         Unavailable
             The cluster gives it no address in time.
         """
+        self._check_certificate()
         image, ours = self.image(say), self.release()
         before = self._deployment()
         say(f"installing the gateway {ours} in the namespace {self._cluster.namespace!r} of {self._cluster} …")
@@ -274,6 +277,17 @@ class Entrance:
                 ) from error
             raise
 
+    def _check_certificate(self) -> None:
+        name = self._declaration.tls_secret
+        if not name:
+            return
+        held = (self._cluster.get("Secret", name) or {}).get("data") or {}
+        if not {"tls.crt", "tls.key"} <= held.keys():
+            raise InvalidInput(
+                f"There is no Secret {name!r} with tls.crt and tls.key in the namespace {self._cluster.namespace!r} of "
+                f"{self._cluster}, which `tls_secret` names: `kubectl create secret tls {name} --cert=… --key=…` makes it."
+            )
+
     def _put_management_token(self) -> None:
         found = (self._cluster.get("Secret", GATEWAY) or {}).get("data") or {}
         values = {name: base64.b64decode(value).decode("utf-8") for name, value in found.items()}
@@ -315,7 +329,8 @@ class Entrance:
         deadline, told = time.monotonic() + _ADDRESS_S, time.monotonic()
         while True:
             try:
-                say(f"the gateway is at {self.url()}")
+                reason = unanswered(self.url(), _ANSWER_S)
+                say(f"the gateway is at {self.url()}{f'; from here it cannot be reached: {reason}' if reason else ''}")
                 return
             except Unavailable:
                 if time.monotonic() > deadline:

@@ -16,6 +16,8 @@ from mlflow_domino.errors import DominoError
 from mlflow_domino.home import Home
 from tests.conftest import eventually
 from tests.deployment import Deployment
+from tests.kubernetes.site import Site
+from tests.kubernetes.stage import V1, V2
 
 #: Where images of tests are pushed to, and pulled from by both clusters.
 REGISTRY = "localhost:5000"
@@ -103,3 +105,29 @@ def deployment(plane_home: Home) -> Iterator[Deployment]:
     deployment = Deployment(plane_home, "domino:/kube")
     yield deployment
     deployment.clean()
+
+
+@pytest.fixture(scope="module")
+def site(namespace: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    try:
+        builder_of()
+    except DominoError as error:
+        pytest.skip(f"nothing builds images: {error}")
+    home = Home(tmp_path_factory.mktemp("home"))
+    home.ensure()
+    site = Site(namespace, home, REGISTRY)
+    site.entrance.install()
+    yield site
+    site.entrance.uninstall(force=True)
+
+
+@pytest.fixture
+def serving(site: Site) -> Site:
+    """Version 1 of the endpoint runs with two replicas, and is routed."""
+    site.stage.version(V1)
+    site.stage.replicas(V1, 2)
+    site.stage.endpoint(V1)
+    site.stage.forget(V2)
+    site.entrance.publish()
+    assert site.result() == "1"
+    return site

@@ -2,106 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import http.client
 import json
-import signal
 import subprocess
 import urllib.parse
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
-from mlflow_domino.builder import builder_of
-from mlflow_domino.cluster import Cluster
-from mlflow_domino.data_planes.declaration import Declaration
-from mlflow_domino.data_planes.entrance import Entrance
 from mlflow_domino.errors import Conflict, DominoError, GatewayFailed, InvalidInput
 from mlflow_domino.gateway.surroundings import PORT
-from mlflow_domino.home import Home
 from mlflow_domino.labels import GATEWAY, labels
 from mlflow_domino.models import Status, Target
 from tests.conftest import eventually
 from tests.kubernetes.conftest import REGISTRY
-from tests.kubernetes.stage import V1, V2, Cable, E, Outpost, Stage, own_host, upstream
-from tests.load import Load
-
-PATH = f"/models/{E}/latest/model"
-
-
-class Site:
-    """A gateway of two pods in a namespace, with what it takes to make another of it."""
-
-    def __init__(self, cluster: Cluster, home: Home) -> None:
-        self.cluster = cluster
-        self.home = home
-        self.entrance = self.entrance_of()
-        self.image = self.entrance.image(lambda _: None)
-        self.stage = Stage(cluster, self.image)
-
-    def entrance_of(self, **declared: Any) -> Entrance:
-        known = {"registry": REGISTRY, "gateway_replicas": 2, **declared}
-        return Entrance(self.cluster, Declaration("kube", kind="kubernetes", **known), self.home)
-
-    def pods(self) -> list[dict[str, Any]]:
-        """Return the gateway's pods that are not ending."""
-        found = self.cluster.list("Pod", labels("gateway"))
-        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
-
-    def names(self) -> list[str]:
-        return [pod["metadata"]["name"] for pod in self.pods()]
-
-    def call(self, path: str = PATH, body: Any = None) -> tuple[int, Any]:
-        return call(self.entrance.url(), path, body)
-
-    def result(self) -> Any:
-        status, document = self.call()
-        return document.get("result") if status == 200 else status
-
-    def load(self, *, body: dict[str, Any] | None = None, rate: float = 100, threads: int = 24) -> Load:
-        return Load(self.entrance.url() + PATH, "token", body or {}, rate=rate, threads=threads)
-
-
-def call(url: str, path: str = PATH, body: Any = None) -> tuple[int, Any]:
-    parts = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
-    try:
-        connection.request("POST", path, json.dumps(body or {}))
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-    except OSError as error:
-        return 0, {"error": str(error)}
-    finally:
-        connection.close()
-
-
-@pytest.fixture(scope="module")
-def site(namespace: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    try:
-        builder_of()
-    except DominoError as error:
-        pytest.skip(f"nothing builds images: {error}")
-    home = Home(tmp_path_factory.mktemp("home"))
-    home.ensure()
-    site = Site(namespace, home)
-    site.entrance.install()
-    yield site
-    site.entrance.uninstall(force=True)
-
-
-@pytest.fixture
-def serving(site: Site) -> Site:
-    """Version 1 of the endpoint runs with two replicas, and is routed."""
-    site.stage.version(V1)
-    site.stage.replicas(V1, 2)
-    site.stage.endpoint(V1)
-    site.stage.forget(V2)
-    site.entrance.publish()
-    assert site.result() == "1"
-    return site
+from tests.kubernetes.site import Site
+from tests.kubernetes.stage import V1, V2, E
 
 
 def test_an_update_moves_every_gateway_before_the_old_version_ends_and_no_request_fails(serving: Site) -> None:
@@ -256,133 +170,6 @@ def test_it_is_not_uninstalled_while_endpoints_exist(serving: Site) -> None:
     with pytest.raises(Conflict, match="1 endpoint"):
         serving.entrance.uninstall()
     assert serving.result() == "1"
-
-
-# A gateway's program on this machine, beside the two in the cluster.
-
-
-@pytest.fixture
-def cable(site: Site) -> Iterator[Cable]:
-    cable = Cable(site.cluster.server)
-    yield cable
-    cable.close()
-
-
-@pytest.fixture
-def outpost(site: Site, cable: Cable, tmp_path: Path) -> Iterator[Outpost]:
-    outpost = Outpost(site.cluster, tmp_path)
-    yield outpost
-    outpost.end()
-    site.cluster.delete("Lease", f"gateway-{outpost.name}")
-
-
-def ready(outpost: Outpost) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", outpost.watcher_port, timeout=10)
-    try:
-        connection.request("GET", "/ready")
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode().strip()
-    except OSError as error:
-        return 0, str(error)
-    finally:
-        connection.close()
-
-
-def routed(outpost: Outpost) -> Any:
-    status, document = call(f"http://127.0.0.1:{outpost.port}")
-    return document.get("result") if status == 200 else status
-
-
-def test_while_the_api_server_is_away_a_gateway_serves_on_and_then_catches_up(
-    site: Site, outpost: Outpost, cable: Cable
-) -> None:
-    stage = site.stage
-    site.stage.clear()
-    with upstream(own_host(site.cluster), "1") as one, upstream(own_host(site.cluster), "2") as two:
-        for version, address in ((V1, one), (V2, two)):
-            stage.version(version, replicas=1)
-            stage.addresses(version, address)
-        stage.endpoint(V1)
-        outpost.start(cable)
-        eventually(lambda: ready(outpost) == (200, "ok"), within=30)
-        eventually(lambda: routed(outpost) == "1")
-
-        cable.cut()
-        stage.endpoint(V2)
-        site.entrance.publish()
-        assert routed(outpost) == "1"
-        assert outpost.process is not None
-        envoy = next(p for p in psutil.Process(outpost.process.pid).children() if "envoy" in p.cmdline()[0])
-        envoy.kill()
-        eventually(lambda: routed(outpost) == "1")
-        assert ready(outpost) == (200, "ok"), "others could not be told to do without it"
-
-        outpost.process.send_signal(signal.SIGKILL)
-        outpost.process.wait()
-        for orphan in [p for p in psutil.process_iter() if str(outpost.folder) in " ".join(_words(p))]:
-            orphan.kill()
-        outpost.start(cable)
-        eventually(lambda: routed(outpost) == "1", within=30)
-        eventually(lambda: ready(outpost) == (503, "still reading the records"), within=30)
-
-        cable.mend()
-        eventually(lambda: routed(outpost) == "2", within=30)
-        eventually(lambda: ready(outpost) == (200, "ok"))
-        shown = int(site.cluster.get("ConfigMap", "mlflow-domino-generation")["data"]["generation"])
-        eventually(lambda: stage.accepted(outpost.name) == shown)
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return [*process.cmdline(), *(v for k, v in process.environ().items() if k.startswith("DOMINO_"))]
-    except psutil.Error:
-        return []
-
-
-def test_a_gateway_that_does_not_hear_of_a_generation_makes_itself_unready_when_others_have_it(
-    site: Site, outpost: Outpost, cable: Cable
-) -> None:
-    may = ["get", "list", "watch"]
-    token = account(site.cluster, may)
-    outpost.start(cable, token=token)
-    eventually(lambda: ready(outpost) == (200, "ok"), within=30)
-    account(site.cluster, ["get"])  # its watches end, and cannot be begun again
-    cable.cut()
-    cable.mend()
-    site.entrance.publish()
-    eventually(lambda: ready(outpost) == (503, "behind the other gateways"), within=30)
-    account(site.cluster, may)
-    eventually(lambda: ready(outpost) == (200, "ok"), within=30)
-    assert "cannot be followed" in outpost.log
-
-
-def account(cluster: Cluster, may: list[str]) -> str:
-    """Have an account that may do these things to records and addresses, and show a Lease; return its token."""
-    name, group = "outpost", "rbac.authorization.k8s.io"
-    rules = [
-        {"apiGroups": [""], "resources": ["configmaps"], "verbs": may},
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": may},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "list", "create", "patch"]},
-    ]
-    meta = {"name": name}
-    reference = {"apiGroup": group, "kind": "Role", "name": name}
-    subjects = [{"kind": "ServiceAccount", "name": name, "namespace": cluster.namespace}]
-    note = {"name": f"{name}-token", "annotations": {"kubernetes.io/service-account.name": name}}
-    for manifest in (
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta},
-        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": rules},
-        {
-            "apiVersion": f"{group}/v1",
-            "kind": "RoleBinding",
-            "metadata": meta,
-            "roleRef": reference,
-            "subjects": subjects,
-        },
-        {"apiVersion": "v1", "kind": "Secret", "metadata": note, "type": "kubernetes.io/service-account-token"},
-    ):
-        cluster.apply(manifest)
-    eventually(lambda: ((cluster.get("Secret", note["name"]) or {}).get("data") or {}).get("token"))
-    return base64.b64decode(cluster.get("Secret", note["name"])["data"]["token"]).decode()
 
 
 # Last: it takes the gateway away.
