@@ -14,7 +14,7 @@ from collections.abc import Iterator, Set
 from dataclasses import replace
 
 from mlflow_domino.cluster import Cluster
-from mlflow_domino.errors import DominoError, GatewayFailed
+from mlflow_domino.errors import DominoError, GatewayFailed, InvalidInput
 from mlflow_domino.gateway.answers import serve
 from mlflow_domino.gateway.follower import follow
 from mlflow_domino.gateway.inventory import Replica
@@ -139,7 +139,10 @@ class Watcher:
             version = versions[version_id]
             token = str(self._keys.own(version.endpoint_id))
             for number, address in enumerate(sight.addresses(version)):
-                yield Replica(version.endpoint_id, version.number, number, address, token)
+                try:
+                    yield Replica(version.endpoint_id, version.number, number, address, token)
+                except InvalidInput:  # an address that nobody routes to either
+                    continue
 
 
 def _say(text: str) -> None:
