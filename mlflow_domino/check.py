@@ -74,11 +74,17 @@ def findings(home: Home, declaration: Declaration) -> Iterator[Finding]:
 
 def _pythons() -> Iterator[Finding]:
     from mlflow_domino.interpreter import installed
+    from mlflow_domino.seldon import PYTHONS
 
     there = installed()
     yield Finding(
         "Python", Verdict.OK if there else Verdict.MISSING, ", ".join(there) or "none from 3.8 on",
         "" if there else "install one: uv python install 3.11",
+    )  # fmt: skip
+    fit = [version for version in there if version.rpartition(".")[0] in PYTHONS]
+    yield Finding(
+        "seldon-core", Verdict.OK if fit else Verdict.WARNING, f"Python {fit[-1]}" if fit else "no Python that it runs on",
+        "" if fit else f"asynchronous endpoints need one of Python {', '.join(PYTHONS)}: uv python install {PYTHONS[0]}",
     )  # fmt: skip
 
 

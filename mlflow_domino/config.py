@@ -67,7 +67,9 @@ class Settings:
     )
     python_downloads: bool = option(True, boolean, "let uv download an interpreter that is not on this machine")
     install_harness_packages: bool = option(
-        True, boolean, "add uWSGI, Flask, Six and prometheus-client where the environment lacks them"
+        True,
+        boolean,
+        "add uWSGI, Flask, Six and prometheus-client where the environment lacks them, with is_async seldon-core beside it",
     )
     find_links: tuple[str, ...] = option((), _links, "where wheels are found beside the index")
     offline: bool = option(False, boolean, "use no network while building: only find_links and uv's cache")

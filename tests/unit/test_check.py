@@ -37,7 +37,18 @@ def port():
 def test_a_machine_that_has_everything_is_told_so(home, port):
     everything = found(home, port=port)
     assert {f.what for f in everything.values() if f.verdict is Verdict.MISSING} == set()
-    assert {"Python", "uv", "Envoy", "uWSGI", "Git", "Home", "File system", "Disk space", "Gateway"} <= set(everything)
+    assert {
+        "Python",
+        "seldon-core",
+        "uv",
+        "Envoy",
+        "uWSGI",
+        "Git",
+        "Home",
+        "File system",
+        "Disk space",
+        "Gateway",
+    } <= set(everything)
     assert everything["Envoy"].found.count(".") == 2
     assert everything["uv"].found[0].isdigit()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_domino.errors import EnvironmentFailed
-from mlflow_domino.interpreter import Search, find
+from mlflow_domino.interpreter import Search, find, first_there
 
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 FULL = ".".join(map(str, sys.version_info[:3]))
@@ -92,6 +92,12 @@ def test_a_missing_version_is_refused_naming_those_that_are_there(search: Search
 def test_a_machine_without_any_python_is_told_what_to_install(search: Search) -> None:
     with pytest.raises(EnvironmentFailed, match=r"no other either\. Install Python 3\.11"):
         find("3.11", search=search)
+
+
+def test_the_first_of_some_versions_that_is_there_is_found(search: Search, tmp_path: Path) -> None:
+    assert first_there(("3.12", "3.11"), search) == ""
+    pretend(tmp_path / "bin" / "python3.11", "3.11.4")
+    assert first_there(("3.12", "3.11", "3.10"), search) == "3.11"
 
 
 def test_what_can_be_downloaded_is_used(search: Search, tmp_path: Path) -> None:
