@@ -18,6 +18,7 @@ from mlflow_domino import git, project, registry, tree
 from mlflow_domino.attached import Attachments
 from mlflow_domino.config import Settings
 from mlflow_domino.errors import InvalidInput, NotFound
+from mlflow_domino.joining import check_joining
 from mlflow_domino.models import FileSource, RegistrySource, Source
 from mlflow_domino.tree import remove
 
@@ -86,7 +87,7 @@ def fetch(
             "a model's URI or a project's directory is wanted, such as -m models:/iris/1 or -m ./project."
         )
     attachments = Attachments(settings.git_repos, variables)
-    return _into(destination, shown(uri), lambda partial: _fetch(uri, settings, partial, log, attachments))
+    return _into(destination, shown(uri), settings, lambda partial: _fetch(uri, settings, partial, log, attachments))
 
 
 def again(
@@ -125,14 +126,14 @@ def again(
         _refuse_attachments(source.uri, settings)
         return replace(registry.copy_directory(source.uri, folder, partial), **_identity(source))
 
-    return _into(destination, source.uri, copy)
+    return _into(destination, source.uri, settings, copy)
 
 
 def _identity(source: RegistrySource) -> dict[str, Any]:
     return {"resolved_uri": source.resolved_uri, "name": source.name, "version": source.version}
 
 
-def _into(destination: Path, what: str, copy: Callable[[Path], Source]) -> Source:
+def _into(destination: Path, what: str, settings: Settings, copy: Callable[[Path], Source]) -> Source:
     """Let `copy` fill a folder beside the final place, and put it there when that is done."""
     with tree.storage_errors(f"{what} cannot be copied"):
         destination.mkdir(parents=True, exist_ok=True)
@@ -143,6 +144,7 @@ def _into(destination: Path, what: str, copy: Callable[[Path], Source]) -> Sourc
         partial = destination / "copy.partial"
         try:
             source = copy(partial)
+            check_joining(source, partial, settings)
             tree.replace(partial, folder_of(source, destination))
         finally:
             tree.remove(partial)

@@ -19,7 +19,7 @@ LAYERS = (
     ("journal",),
     ("rollout", "access", "views"),
     ("data_planes",),
-    ("source", "registry", "project", "attached", "script", "git", "environment", "bytecode", "lean", "lock", "resolver", "indexes",
+    ("source", "joining", "registry", "project", "attached", "script", "git", "environment", "bytecode", "lean", "lock", "resolver", "indexes",
      "requirements", "interpreter", "seldon", "context", "image", "engine", "buildah", "builder", "store", "cluster", "cluster_records", "lease", "objects", "gateway", "logs", "secret", "ignore", "labels", "tree"),
     ("queue", "written"),
     ("transport", "refusal", "kubeconfig", "dialect"),
