@@ -12,6 +12,7 @@ import hashlib
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,6 +38,7 @@ REQUIREMENTS = (
 IMPORTED = frozenset({"flask", "kubernetes", "psycopg", "pyuwsgi", "sqlalchemy", "urllib3", "werkzeug", "yaml"})
 _ROOTS = tuple(f"mlflow_domino.gateway.{name}" for name in ("pod", "watcher", "serve", "dispatcher"))
 _REPOSITORY = "mlflow-domino-gateway"
+_RECENT_S = 3600
 _MARK = re.compile(r"(\d+(?:\.\d+)*)-([0-9a-f]{12})")
 
 Log = Callable[[str], None]
@@ -98,7 +100,17 @@ def gateway_image(home: Home, builder: Builder, declaration: Declaration, log: L
         images.build(name, [Entry("Dockerfile", content=dockerfile("gateway").encode()), *_entries()], arguments, log)
     log(f"pushing {name} …")
     builder.push(name, log)
+    _forget_older(builder, name)
     return name
+
+
+def _forget_older(builder: Builder, name: str) -> None:
+    """Remove images of other releases from this machine; whoever built one just now may be about to push it."""
+    repository = name.rpartition(":")[0]
+    older = [image for image in builder.images(repository) if image.built_s < time.time() - _RECENT_S]
+    for known in {known for image in older for known in image.names} - {name}:
+        if known.startswith(f"{repository}:"):
+            builder.remove_image(known)
 
 
 def modules() -> dict[str, Path]:
