@@ -91,7 +91,8 @@ def published_client(folder: Path, view: EndpointView, token: str, parameters: d
     text = _CLIENT.read_text()
     for name, value in values.items():
         pattern = rf"^{name} = (\{{.*?^\}}|\".*?\")$"
-        text, edits = re.subn(pattern, lambda _, n=name, v=value: f"{n} = {v!r}", text, flags=re.DOTALL | re.MULTILINE)
+        edited = f"{name} = {value!r}".replace("\\", "\\\\")
+        text, edits = re.subn(pattern, edited, text, flags=re.DOTALL | re.MULTILINE)
         assert edits == 1
     path = folder / "client.py"
     path.write_text(text)

@@ -11,15 +11,15 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from mlflow_domino import secret
 from mlflow_domino.builder import builder_of
 from mlflow_domino.cluster import Cluster
 from mlflow_domino.data_planes.address import unanswered, url_of
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.fleet import Fleet
 from mlflow_domino.data_planes.gateway_image import gateway_image, older, release
-from mlflow_domino.data_planes.installation import gateway_manifests, gateway_secret
+from mlflow_domino.data_planes.installation import gateway_manifests
 from mlflow_domino.data_planes.manifests import Place, to_yaml
+from mlflow_domino.data_planes.vault import Vault
 from mlflow_domino.dialect import Manifest
 from mlflow_domino.errors import Conflict, GatewayFailed, InvalidInput, NotFound, Unavailable
 from mlflow_domino.home import Home
@@ -65,6 +65,7 @@ class Entrance:
         self._declaration = declaration
         self._home = home
         self._fleet = Fleet(cluster)
+        self.vault = Vault(cluster, declaration, home)
 
     # ---- what runs ---------------------------------------------------------------------------------------------------
 
@@ -85,7 +86,8 @@ class Entrance:
         """
         self._put_tokens(tokens)
         deployment = self._deployment()
-        if deployment is None or not _meant_to_run(deployment) or self._outdated(deployment):
+        wanted = deployment is None or not _meant_to_run(deployment) or self._outdated(deployment)
+        if wanted or deployment is None or self.vault.lacks_queue():
             self.install(say)
             return True
         if (deployment.get("status") or {}).get("readyReplicas"):
@@ -141,6 +143,10 @@ class Entrance:
         awaited = deployment is not None and _meant_to_run(deployment)
         self._fleet.publish(silent, timeout_s=timeout_s, awaited=awaited)
 
+    def publish_again(self) -> None:
+        """Have every gateway read what is written beside the records; as `publish`, and what is silent stays so."""
+        self.publish(self._fleet.silent())
+
     def quiet(self) -> bool:
         """Whether the last `publish` silenced an endpoint."""
         return bool(self._fleet.silent())
@@ -175,8 +181,9 @@ class Entrance:
         named = named or f"{self._declaration.registry or 'REGISTRY'}/mlflow-domino-gateway:{release()}"
         objects = gateway_manifests(self._place, self._declaration, named, release=self.release())
         before = (
-            "# Needs a Secret with a token for /metrics, which is in no file:\n"
-            f"#   kubectl create secret generic {GATEWAY} --from-literal=management-token=…\n"
+            "# Needs a Secret with what must be in no file: a token for /metrics, and the database of predictions if any:\n"
+            f"#   kubectl create secret generic {GATEWAY} --from-literal=management-token=…"
+            f"{' --from-literal=queue=postgresql://…' if self._declaration.queue else ''}\n"
         )
         files = {f"dockerfiles/{name}/Dockerfile": dockerfile(name) for name in ("packages", "gateway")}
         return {"gateway.yaml": before + to_yaml(objects), **files}
@@ -197,8 +204,8 @@ class Entrance:
         image, ours = self.image(say), self.release()
         before = self._deployment()
         say(f"installing the gateway {ours} in the namespace {self._cluster.namespace!r} of {self._cluster} …")
-        self._put_management_token()
-        wanted = gateway_manifests(self._place, self._declaration, image, release=ours)
+        configuration = self.vault.put()
+        wanted = gateway_manifests(self._place, self._declaration, image, release=ours, configuration=configuration)
         for manifest in wanted:
             self._apply(manifest)
         for kind in {*_OPTIONAL} - {manifest["kind"] for manifest in wanted}:
@@ -287,12 +294,6 @@ class Entrance:
                 f"There is no Secret {name!r} with tls.crt and tls.key in the namespace {self._cluster.namespace!r} of "
                 f"{self._cluster}, which `tls_secret` names: `kubectl create secret tls {name} --cert=… --key=…` makes it."
             )
-
-    def _put_management_token(self) -> None:
-        found = (self._cluster.get("Secret", GATEWAY) or {}).get("data") or {}
-        values = {name: base64.b64decode(value).decode("utf-8") for name, value in found.items()}
-        values.setdefault("management-token", secret.new_token())
-        self._cluster.apply(gateway_secret(self._place, values))
 
     def _put_tokens(self, tokens: Mapping[str, str]) -> None:
         found = self._cluster.get("Secret", GATEWAY_TOKENS)

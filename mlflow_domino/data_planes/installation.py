@@ -19,7 +19,7 @@ from mlflow_domino.data_planes.manifests import (
 from mlflow_domino.dialect import Manifest
 from mlflow_domino.errors import InvalidInput
 from mlflow_domino.gateway.surroundings import PORT, WATCHER_PORT
-from mlflow_domino.labels import GATEWAY, GATEWAY_TOKENS, RELEASE, labels
+from mlflow_domino.labels import CONFIGURATION, GATEWAY, GATEWAY_TOKENS, RELEASE, labels
 
 __all__ = ["LONGEST_S", "gateway_manifests", "gateway_secret", "service_port"]
 
@@ -31,8 +31,9 @@ _HOST = re.compile(r"(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[
 
 
 def gateway_manifests(
-    place: Place, declaration: Declaration, image: str, *, release: str, longest_s: float = LONGEST_S
-) -> tuple[Manifest, ...]:
+    place: Place, declaration: Declaration, image: str, *, release: str, configuration: str = "",
+    longest_s: float = LONGEST_S,
+) -> tuple[Manifest, ...]:  # fmt: skip
     """Return the objects that run the gateway, in the order in which to make them.
 
     The Secret of `gateway_secret` must be there before; it holds what nobody should read in a file.
@@ -46,6 +47,8 @@ def gateway_manifests(
         As the nodes pull it.
     release : str
         What the image was made from; another one replaces the pods, one after the other.
+    configuration : str
+        Something that changes with what the pods read when they start; another one replaces them likewise.
     longest_s : float
         The longest time limit of a request of any endpoint.
 
@@ -59,7 +62,8 @@ def gateway_manifests(
         objects.append(_ingress(place, declaration, longest_s))
     if declaration.gateway_replicas > 1:
         objects.append(disruption_budget(_meta(place), labels("gateway")))
-    return tuple(map(sealed, (*objects, _deployment(place, declaration, image_name(image), release, longest_s))))
+    marks = {RELEASE: release, **({CONFIGURATION: configuration} if configuration else {})}
+    return tuple(map(sealed, (*objects, _deployment(place, declaration, image_name(image), marks, longest_s))))
 
 
 def gateway_secret(place: Place, values: Mapping[str, str]) -> Manifest:
@@ -136,7 +140,9 @@ def _seconds(longest_s: float) -> str:
     return str(math.ceil(longest_s) + _SLACK_S)
 
 
-def _deployment(place: Place, declaration: Declaration, image: str, release: str, longest_s: float) -> Manifest:
+def _deployment(
+    place: Place, declaration: Declaration, image: str, marks: Mapping[str, str], longest_s: float
+) -> Manifest:
     pod: Manifest = {
         "serviceAccountName": GATEWAY,
         "automountServiceAccountToken": True,
@@ -145,12 +151,12 @@ def _deployment(place: Place, declaration: Declaration, image: str, release: str
         # Its program ends by itself when nothing is in flight any more, mostly within seconds.
         "terminationGracePeriodSeconds": math.ceil(longest_s) + _SLACK_S,
         "topologySpreadConstraints": spread(labels("gateway")),
-        "containers": [_container(declaration, image, release)],
+        "containers": [_container(declaration, image, marks[RELEASE])],
         "volumes": _volumes(declaration),
     }
     if place.pull_secret:
         pod["imagePullSecrets"] = [{"name": place.pull_secret}]
-    template = {"metadata": {"labels": labels("gateway"), "annotations": {RELEASE: release}}, "spec": pod}
+    template = {"metadata": {"labels": labels("gateway"), "annotations": dict(marks)}, "spec": pod}
     spec = {
         "replicas": declaration.gateway_replicas,
         "revisionHistoryLimit": 2,
@@ -159,7 +165,7 @@ def _deployment(place: Place, declaration: Declaration, image: str, release: str
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "template": template,
     }
-    meta = {**_meta(place), "annotations": {RELEASE: release}}
+    meta = {**_meta(place), "annotations": {RELEASE: marks[RELEASE]}}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec}
 
 
@@ -168,10 +174,15 @@ def _container(declaration: Declaration, image: str, release: str) -> Manifest:
     environment: list[Manifest] = [
         {"name": name, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.{field}"}}} for name, field in fields.items()
     ]
-    environment.append({"name": "DOMINO_RELEASE", "value": release})
-    environment.append({"name": "DOMINO_GATEWAYS", "value": str(declaration.gateway_replicas)})
-    if _speaks_tls(declaration):
-        environment.append({"name": "DOMINO_TLS", "value": _CERTIFICATE})
+    told = {
+        "DOMINO_RELEASE": release,
+        "DOMINO_GATEWAYS": str(declaration.gateway_replicas),
+        "DOMINO_ASYNC_MAX_REQUEST": str(declaration.async_max_request),
+        "DOMINO_ASYNC_MAX_RESULT": str(declaration.async_max_result),
+        "DOMINO_WEBHOOK_PRIVATE": "true" if declaration.webhook_private else "false",
+        **({"DOMINO_TLS": _CERTIFICATE} if _speaks_tls(declaration) else {}),
+    }
+    environment += [{"name": name, "value": value} for name, value in told.items()]
     ports = {"http": PORT, "watcher": WATCHER_PORT}
     return {
         "name": "gateway",

@@ -6,17 +6,14 @@ function of the records, and is found by its labels.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_domino import logs, secret, source
+from mlflow_domino import logs, source
 from mlflow_domino.builder import builder_of
 from mlflow_domino.cluster import Cluster
 from mlflow_domino.cluster_records import KubernetesRecords
@@ -24,15 +21,17 @@ from mlflow_domino.config import Secrets, Settings
 from mlflow_domino.data_planes import manifests, pods, replica
 from mlflow_domino.data_planes.assembly import Assembly, recipes
 from mlflow_domino.data_planes.base import DataPlane, Log, Observation, World
+from mlflow_domino.data_planes.cluster_tokens import ClusterTokens
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.entrance import Entrance
+from mlflow_domino.data_planes.forgetting import forget_by_gateway, forget_in
 from mlflow_domino.data_planes.pod_logs import PodLogs
 from mlflow_domino.data_planes.supervisor import wait_until
 from mlflow_domino.data_planes.tier import Tier, tier_named
 from mlflow_domino.dialect import Manifest
 from mlflow_domino.errors import DominoError, Failed, InvalidInput, NotFound, Unavailable
 from mlflow_domino.home import Home
-from mlflow_domino.labels import GATEWAY_TOKENS, KIND, TOKENS, VERSION, labels, model_name, tokens_name, variables_name
+from mlflow_domino.labels import KIND, VERSION, labels, model_name, variables_name
 from mlflow_domino.models import Artifact, Endpoint, Status, Target, Token, Version
 from mlflow_domino.store import Records
 
@@ -43,6 +42,7 @@ _END_S = 60.0
 #: Of pods whose requests are all answered.
 _LAST_S = 1
 _LOOK_S = 0.1
+_IDLE_LOOKS = 3
 _TAIL_LINES = 30
 #: What runs a version, in the order in which it ends.
 _KINDS = ("Deployment", "PodDisruptionBudget", "Service", "ConfigMap")
@@ -61,6 +61,8 @@ class KubernetesDataPlane(DataPlane):
         self.cluster = Cluster(declaration.context, declaration.namespace)
         self.records = KubernetesRecords(self.cluster, declaration.name)
         self.entrance = Entrance(self.cluster, declaration, home)
+        self.vault = self.entrance.vault
+        self.tokens = ClusterTokens(self.cluster, self.records, self.entrance)
         if not declaration.tls_secret and not declaration.url.startswith("https://"):
             self.caution = "the gateway speaks no TLS: tokens travel in clear; set tls_secret, or a url with https"
 
@@ -70,7 +72,7 @@ class KubernetesDataPlane(DataPlane):
     # ---- the data plane ----------------------------------------------------------------------------------------------
 
     def up(self, world: World, log: Log) -> bool:
-        installed = self.entrance.ensure(self._own_tokens(world), log)
+        installed = self.entrance.ensure(self.tokens.all_own(world), log)
         begun = self.entrance.quiet()
         for endpoint in world.endpoints:
             for version in world.versions:
@@ -100,7 +102,25 @@ class KubernetesDataPlane(DataPlane):
     def drain(self, version: Version, timeout_s: float, *, replicas: Sequence[int] | None = None) -> bool:
         if replicas is not None:
             return True  # a pod that is to end finishes its requests first, and the cluster chooses which
+        if version.settings.is_async:
+            return self._drain_messages(version, timeout_s)
         return wait_until(lambda: self.entrance.active(version.id) == 0, timeout_s, every_s=_LOOK_S)
+
+    def _drain_messages(self, version: Version, timeout_s: float) -> bool:
+        """Wait until the pods themselves are idle: predictions do not come by way of Envoy.
+
+        Dispatchers send nothing more once a `publish` has returned; what they sent just before is seen in a moment.
+        """
+        there = [pod["metadata"]["name"] for pod in self._pods_of(version)]
+        looks = 0
+
+        def idle() -> bool:
+            nonlocal looks
+            busy = self.entrance.active(version.id) > 0 or any(map(self._in_flight, there))
+            looks = 0 if busy else looks + 1
+            return looks >= _IDLE_LOOKS
+
+        return wait_until(idle, timeout_s, every_s=_LOOK_S)
 
     # ---- versions ----------------------------------------------------------------------------------------------------
 
@@ -122,6 +142,8 @@ class KubernetesDataPlane(DataPlane):
     def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
         self._tier(version)  # a wrong one is known before anything is built
         registry = self._registry()
+        if version.settings.is_async:
+            self.vault.check_queue()
         return self._assembly.build(version, secrets, log, registry=registry)
 
     def restore(self, version: Version, log: Log) -> bool:
@@ -133,7 +155,8 @@ class KubernetesDataPlane(DataPlane):
     def stop(self, version: Version) -> None:
         there = self._pods_of(version)
         self._pod_logs.keep(there, self.home.version(version.id) / "logs")
-        idle = bool(there) and not version.settings.is_async and self.entrance.active(version.id) == 0
+        # A prediction that has not ended by now is run again; a request is not.
+        idle = bool(there) and (version.settings.is_async or self.entrance.active(version.id) == 0)
         self._remove(version.id)
         if idle:
             self._hasten(version, there)
@@ -148,9 +171,23 @@ class KubernetesDataPlane(DataPlane):
         source.remove(self.home.version(version.id))
 
     def forget(self, endpoint: Endpoint) -> None:
+        if endpoint.settings.is_async:
+            self._forget_predictions(endpoint)
         self.home.caller_token(endpoint.id).unlink(missing_ok=True)
-        with contextlib.suppress(NotFound):
-            self.cluster.patch("Secret", GATEWAY_TOKENS, {"data": {endpoint.id: None}})
+        self.tokens.forget(endpoint)
+
+    def _forget_predictions(self, endpoint: Endpoint) -> None:
+        if not self.vault.has_queue():
+            return
+        if self.alive():
+            forget_by_gateway(self.url(), self.vault.management_token(), endpoint.id)
+        elif self.declaration.queue:
+            forget_in(self.declaration.queue, endpoint.id)
+        else:
+            raise Unavailable(
+                f"The predictions of {endpoint.name!r} cannot be removed: no gateway takes requests in the {self._where}; "
+                "`mlflow-domino up` starts it."
+            )
 
     def observe(self, versions: Sequence[Version]) -> list[Observation]:
         if not any(v.target is Target.RUNNING for v in versions):
@@ -166,28 +203,10 @@ class KubernetesDataPlane(DataPlane):
             return [unreachable if v.target is Target.RUNNING else Observation(Status.STOPPED) for v in versions]
 
     def put_tokens(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version]) -> None:
-        content = self._write_tokens(endpoint, tokens)
-        wanted = hashlib.sha256(content.encode()).hexdigest()
-        ready = [
-            pod["metadata"]["name"]
-            for version in versions
-            if version.target is Target.RUNNING
-            for pod in pods.ready(self.cluster.list("Pod", labels("model", version=version.id)))
-        ]
-        for name in ready:  # else the kubelet looks again within a minute or so
-            with contextlib.suppress(NotFound):
-                self.cluster.patch("Pod", name, {"metadata": {"annotations": {TOKENS: wanted}}})
-        waiting = set(ready)
+        self.tokens.put(endpoint, tokens, versions)
 
-        def taken() -> bool:
-            waiting.difference_update([name for name in waiting if self._has_taken(name, wanted)])
-            return not waiting
-
-        if not wait_until(taken, _ACKNOWLEDGE_S, every_s=_LOOK_S):
-            raise Unavailable(
-                f"Not every replica of {endpoint.name!r} took the change of tokens within {_ACKNOWLEDGE_S:g} s; each takes "
-                "it when its node hands it on, after two minutes at most. `mlflow-domino status` shows what they do."
-            )
+    def own_token(self, endpoint: Endpoint) -> str:
+        return self.tokens.own(endpoint)
 
     def requirements(self, settings: Settings) -> tuple[str, ...]:
         return self._assembly.requirements(settings)
@@ -258,7 +277,7 @@ class KubernetesDataPlane(DataPlane):
             if version.replicas < 2:
                 self.cluster.delete("PodDisruptionBudget", name)
         else:
-            self._ensure_tokens(endpoint)
+            self.tokens.ensure(endpoint, version)
             if secrets.variables:
                 variables = manifests.variables_manifest(self._place, endpoint, version, secrets.variables)
                 self.cluster.apply(variables)
@@ -303,48 +322,11 @@ class KubernetesDataPlane(DataPlane):
     def _log_of(self, pod: Mapping[str, Any], lines: int, *, previous: bool = False) -> str:
         return self.cluster.pod_log(pod["metadata"]["name"], "model", tail=lines, previous=previous)
 
-    def _has_taken(self, pod: str, wanted: str) -> bool:
+    def _in_flight(self, pod: str) -> int:
+        """Return how many predictions a pod runs; 0 for one that is gone, or does not say."""
         try:
             _status, headers, _body = self.cluster.proxy(pod, manifests.PROBE_PORT, "/ready")
-        except NotFound:
-            return True  # it has ended, and its successor reads them when it starts
-        except Unavailable:
-            return False
-        return {k.lower(): v for k, v in headers.items()}.get("x-domino-tokens") == wanted
-
-    def _ensure_tokens(self, endpoint: Endpoint) -> None:
-        """Have the file of tokens be there, without which pods do not start."""
-        found = self.cluster.get("Secret", tokens_name(endpoint.id))
-        if found is None or "tokens.json" not in (found.get("data") or {}):
-            self._write_tokens(endpoint, self.records.tokens(endpoint.id))
-
-    def _write_tokens(self, endpoint: Endpoint, tokens: Sequence[Token]) -> str:
-        """Write what pods read, and return it."""
-        name, own = tokens_name(endpoint.id), secret.digest(self._own_token(endpoint))
-        valid = [{"id": t.id, "sha256": t.sha256} for t in tokens]
-        content = json.dumps({"tokens": [*valid, {"id": "gateway", "sha256": own}]}, indent=1, sort_keys=True) + "\n"
-        self._put_secret(name, labels("tokens", endpoint=endpoint.id), {"tokens.json": content})
-        return content
-
-    def _own_tokens(self, world: World) -> dict[str, str]:
-        return {endpoint.id: self._own_token(endpoint) for endpoint in world.endpoints}
-
-    def _own_token(self, endpoint: Endpoint) -> str:
-        """Return the gateway's own token for the endpoint, made when it is first needed."""
-        found = self.cluster.get("Secret", GATEWAY_TOKENS)
-        known = (found or {}).get("data") or {}
-        if endpoint.id in known:
-            return base64.b64decode(known[endpoint.id]).decode("ascii")
-        token = secret.new_token()
-        self._put_secret(GATEWAY_TOKENS, labels("gateway"), {endpoint.id: token})
-        return token
-
-    def _put_secret(self, name: str, own: Mapping[str, str], content: Mapping[str, str]) -> None:
-        """Set some keys of a Secret, which is made where there is none; its other keys stay."""
-        try:
-            self.cluster.patch("Secret", name, {"stringData": dict(content)})
-        except NotFound:
-            meta = {"name": name, "namespace": self.cluster.namespace, "labels": dict(own)}
-            self.cluster.apply(
-                {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "stringData": dict(content)}
-            )
+        except (NotFound, Unavailable):
+            return 0
+        told = {k.lower(): v for k, v in headers.items()}.get("x-domino-in-flight", "")
+        return int(told) if told.isdecimal() else 0

@@ -1,0 +1,140 @@
+"""Tokens of endpoints in a cluster: where pods read their digests, and where gateways do.
+
+Pods mount one Secret for each endpoint. Gateways read one Secret for all: their own token for each endpoint, and for
+asynchronous ones, whose callers come to them, the digests too.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from mlflow_domino import secret
+from mlflow_domino.cluster import Cluster
+from mlflow_domino.cluster_records import KubernetesRecords
+from mlflow_domino.data_planes import manifests, pods
+from mlflow_domino.data_planes.entrance import Entrance
+from mlflow_domino.data_planes.supervisor import wait_until
+from mlflow_domino.errors import GatewayFailed, NotFound, Unavailable
+from mlflow_domino.labels import GATEWAY_TOKENS, TOKENS, digests_key, labels, tokens_name
+from mlflow_domino.models import Endpoint, Target, Token, Version, World
+
+__all__ = ["ClusterTokens"]
+
+_ACKNOWLEDGE_S = 15.0
+_LOOK_S = 0.05
+_FILE = "tokens.json"
+
+
+class ClusterTokens:
+    """Writes tokens, and knows who has taken them.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    records : KubernetesRecords
+    entrance : Entrance
+    """
+
+    def __init__(self, cluster: Cluster, records: KubernetesRecords, entrance: Entrance) -> None:
+        self._cluster = cluster
+        self._records = records
+        self._entrance = entrance
+
+    def put(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version]) -> None:
+        """Make exactly `tokens`, and the gateway's own, valid; as `DataPlane.put_tokens`."""
+        content = self._write(endpoint, tokens)
+        wanted = hashlib.sha256(content.encode()).hexdigest()
+        ready = [
+            pod["metadata"]["name"]
+            for version in versions
+            if version.target is Target.RUNNING
+            for pod in pods.ready(self._cluster.list("Pod", labels("model", version=version.id)))
+        ]
+        for name in ready:  # else the kubelet looks again within a minute or so
+            with contextlib.suppress(NotFound):
+                self._cluster.patch("Pod", name, {"metadata": {"annotations": {TOKENS: wanted}}})
+        if endpoint.settings.is_async:
+            self._tell_gateways(endpoint, content)
+        waiting = set(ready)
+
+        def taken() -> bool:
+            waiting.difference_update([name for name in waiting if self._has_taken(name, wanted)])
+            return not waiting
+
+        if not wait_until(taken, _ACKNOWLEDGE_S, every_s=_LOOK_S):
+            raise Unavailable(
+                f"Not every replica of {endpoint.name!r} took the change of tokens within {_ACKNOWLEDGE_S:g} s; each takes "
+                "it when its node hands it on, after two minutes at most. `mlflow-domino status` shows what they do."
+            )
+
+    def ensure(self, endpoint: Endpoint, version: Version) -> None:
+        """Have the file of tokens be there, without which pods do not start, and what gateways need beside."""
+        found = self._read(tokens_name(endpoint.id)).get(_FILE)
+        content = found or self._write(endpoint, self._records.tokens(endpoint.id))
+        if version.settings.is_async and digests_key(endpoint.id) not in self._read(GATEWAY_TOKENS):
+            self._put(GATEWAY_TOKENS, labels("gateway"), {digests_key(endpoint.id): content})
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """Take away what gateways have of an endpoint."""
+        with contextlib.suppress(NotFound):
+            gone = (endpoint.id, digests_key(endpoint.id))
+            self._cluster.patch("Secret", GATEWAY_TOKENS, {"data": dict.fromkeys(gone)})
+
+    def own(self, endpoint: Endpoint) -> str:
+        """Return the gateway's own token for the endpoint, made when it is first needed."""
+        known = self._read(GATEWAY_TOKENS).get(endpoint.id)
+        if known:
+            return known
+        token = secret.new_token()
+        self._put(GATEWAY_TOKENS, labels("gateway"), {endpoint.id: token})
+        return token
+
+    def all_own(self, world: World) -> dict[str, str]:
+        """Return the gateway's own token for each endpoint, by the endpoint's id."""
+        return {endpoint.id: self.own(endpoint) for endpoint in world.endpoints}
+
+    # ---- inside ------------------------------------------------------------------------------------------------------
+
+    def _write(self, endpoint: Endpoint, tokens: Sequence[Token]) -> str:
+        """Write what pods read, and return it."""
+        name, own = tokens_name(endpoint.id), secret.digest(self.own(endpoint))
+        valid = [{"id": t.id, "sha256": t.sha256} for t in tokens]
+        content = json.dumps({"tokens": [*valid, {"id": "gateway", "sha256": own}]}, indent=1, sort_keys=True) + "\n"
+        self._put(name, labels("tokens", endpoint=endpoint.id), {_FILE: content})
+        return content
+
+    def _tell_gateways(self, endpoint: Endpoint, content: str) -> None:
+        """Return when every gateway knows the tokens of an asynchronous endpoint's callers."""
+        self._put(GATEWAY_TOKENS, labels("gateway"), {digests_key(endpoint.id): content})
+        try:
+            with self._records.lock("records"):
+                self._entrance.publish_again()
+        except GatewayFailed as error:
+            raise Unavailable(f"Not every gateway took the change of tokens: {error.message}") from error
+
+    def _has_taken(self, pod: str, wanted: str) -> bool:
+        try:
+            _status, headers, _body = self._cluster.proxy(pod, manifests.PROBE_PORT, "/ready")
+        except NotFound:
+            return True  # it has ended, and its successor reads them when it starts
+        except Unavailable:
+            return False
+        return {k.lower(): v for k, v in headers.items()}.get("x-domino-tokens") == wanted
+
+    def _read(self, name: str) -> dict[str, str]:
+        found = (self._cluster.get("Secret", name) or {}).get("data") or {}
+        return {key: base64.b64decode(value).decode("utf-8") for key, value in found.items()}
+
+    def _put(self, name: str, own: Mapping[str, str], content: Mapping[str, str]) -> None:
+        """Set some keys of a Secret, which is made where there is none; its other keys stay."""
+        try:
+            self._cluster.patch("Secret", name, {"stringData": dict(content)})
+        except NotFound:
+            meta = {"name": name, "namespace": self._cluster.namespace, "labels": dict(own)}
+            self._cluster.apply(
+                {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "stringData": dict(content)}
+            )
