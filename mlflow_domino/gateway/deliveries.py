@@ -15,7 +15,7 @@ __all__ = ["Deliveries"]
 _CALLERS = 8
 #: Of one endpoint at once: its receiver may be slow, and others wait too.
 _OF_ENDPOINT = 4
-_LOOK_S = 0.25
+_LOOK_S = 0.5
 
 
 class Deliveries:

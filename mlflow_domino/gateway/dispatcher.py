@@ -27,13 +27,15 @@ from mlflow_domino.gateway.lane import Lane
 from mlflow_domino.gateway.wake import FINISH, LOOK, acknowledge, hang_bell
 from mlflow_domino.queue.database import Database
 from mlflow_domino.queue.prediction import now_ms
-from mlflow_domino.queue.turn import LEASE_S
+from mlflow_domino.queue.turn import LEASE_S, Turn
 
 __all__ = ["Dispatcher", "main"]
 
-_LOOK_S = 0.1
+_LOOK_S = 0.5
 _POLL_S = 0.5
 _SWEEP_S = 1.0
+#: Between two bites of what is removed: others write, too.
+_BITE_S = 0.1
 _BEAT_S = LEASE_S / 6
 _END_S = 5.0
 _LAST_ANSWERS_S = 1.0
@@ -165,7 +167,7 @@ class Dispatcher:
             lane.end()
         late = time.monotonic() + _LAST_ANSWERS_S
         while not all(lane.idle for lane in lanes) and time.monotonic() < late:
-            await asyncio.sleep(_LOOK_S / 10)
+            await asyncio.sleep(0.01)
         await in_thread(lambda: clerk.end(_END_S))
 
     # ---- what it does all the time -------------------------------------------------------------------------------
@@ -271,12 +273,16 @@ class Dispatcher:
     async def _sweep(self, clerk: Clerk) -> None:
         """Queue again what has paused, fail what has waited too long, remove what was kept for long enough."""
         while True:
-            for endpoint_id in await clerk.do(lambda turn: turn.wake()):
+            woken, removed = await clerk.do(self._tidy)
+            for endpoint_id in woken:
                 if endpoint_id in self._lanes:
                     self._lanes[endpoint_id].ring()
-            await clerk.do(lambda turn: turn.expire(dict(self._keep_ms), _KEEP_MS))
-            removed = await clerk.do(lambda turn: turn.remove())
-            await asyncio.sleep(_LOOK_S if removed else _SWEEP_S)
+            await asyncio.sleep(_BITE_S if removed else _SWEEP_S)
+
+    def _tidy(self, turn: Turn) -> tuple[set[str], int]:
+        woken = turn.wake()
+        turn.expire(self._keep_ms, _KEEP_MS)
+        return woken, turn.remove()
 
     def _held(self) -> dict[str, int]:
         return {one: fence for lane in (*self._lanes.values(), *self._leaving) for one, fence in lane.held().items()}
