@@ -242,7 +242,7 @@ class BuilderContract:
         fresh.remove_image(reference)
         assert fresh.pull(reference, made.said.append)
         monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "nothing"))
-        with pytest.raises(EnvironmentFailed, match="team/other:1 .*cannot be pulled.*login"):
+        with pytest.raises(EnvironmentFailed, match=r"team/other:1 .*cannot be pulled.*login"):
             type(builder)().pull(f"{closed_registry.host}/team/other:1", made.said.append)
 
 
