@@ -66,6 +66,11 @@ class Engine(Builder):
             said = self._api.version()
             return f"{(said.get('Platform') or {}).get('Name') or 'Docker'} {said.get('Version')}"
 
+    def shares_kernel(self) -> bool:
+        """Whether containers run on this very kernel, so that a socket in a mounted folder leads into them."""
+        with self._errors("asked what it runs on"):
+            return bool(self._api.info().get("KernelVersion") == os.uname().release)
+
     # ---- images ----------------------------------------------------------------------------------------------------
 
     def image(self, reference: str) -> Image | None:
