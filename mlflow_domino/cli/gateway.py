@@ -43,7 +43,9 @@ def status(out: Output) -> None:
     deployed, pods = entrance.deployed(), entrance.ready()
     url = entrance.url() if deployed else ""
     if out.as_json:
-        out.document({"release": deployed or None, "own_release": entrance.release(), "ready": pods, "url": url or None})
+        out.document(
+            {"release": deployed or None, "own_release": entrance.release(), "ready": pods, "url": url or None}
+        )
         return
     out.pairs(
         [
