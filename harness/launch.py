@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -47,6 +48,9 @@ SIGNALS = (
     # A handler that does nothing, so that the end of a worker wakes the master, which else looks once a second.
     (signal.SIGCHLD.value, "uwsgi_now"),
 )
+
+#: uWSGI closes each descriptor that there could be before it starts a daemon; some engines' limit is a thousand million.
+_MOST_FILES = 1 << 20
 
 #: For the shell: uWSGI expands other forms than these, and the shell does not look into what they stand for.
 _MICROSERVICE = 'exec "$DOMINO_SELDON_PYTHON" -I "$DOMINO_SELDON_LAUNCHER"'
@@ -131,6 +135,9 @@ def _check_microservice(config: Config) -> None:
         raise ValueError(
             f"an asynchronous replica needs seldon-core, and there is no Python at {config.seldon_python or 'seldon_python'}"
         )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not 0 <= soft <= _MOST_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_FILES, hard))
     os.environ["DOMINO_SELDON_PYTHON"] = config.seldon_python
     os.environ["DOMINO_SELDON_LAUNCHER"] = os.path.join(_PACKAGE, "seldon.py")
 

@@ -30,6 +30,7 @@ __all__ = ["Microservice"]
 #: Folders in the image: the standard image's own environment of seldon-core, ours, and the interpreter that we bring.
 _STANDARD, _OURS, _INTERPRETER = "/opt/domino/seldon", "/opt/domino/microservice", "/opt/domino/interpreter"
 _IN_CONTEXT = "opt"
+_FORMAT = "1"
 #: Of an interpreter's library, what a service does without.
 _LEFT_OUT = ("site-packages", "dist-packages", "test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3")
 
@@ -72,7 +73,7 @@ class Microservice:
         donor = base if base.minor in seldon.PYTHONS else self._donor(base, log)
         built = seldon.build(self._environments, settings, secrets, log, python=donor.minor)
         recipe = dockerfile("seldon")
-        decides = "\0".join((base.id, donor.id, donor.python, built.lock_text, recipe))
+        decides = "\0".join((_FORMAT, base.id, donor.id, donor.python, built.lock_text, recipe))
         tag = f"{SELDON_IMAGES}:{hashlib.sha256(decides.encode()).hexdigest()[:24]}"
         if self._builder.image(tag) is None:
             with self._home.lock(f"image-{tag.rpartition(':')[2]}"), tempfile.TemporaryDirectory() as folder:

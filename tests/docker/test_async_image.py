@@ -156,6 +156,19 @@ def test_an_image_that_is_to_stay_as_it_is_must_have_seldon_core(deployment: Dep
         )  # fmt: skip
 
 
+@pytest.mark.slow
+def test_a_versions_own_packages_may_have_seldon_core(deployment: Deployment, tmp_path: Path) -> None:
+    project = deployment.project(
+        tmp_path / "p", "import seldon_core\ndef predict():\n    return seldon_core.__name__\n"
+    )
+    view = deployment.create(
+        "brought", project, is_async=True, install_harness_packages=False,
+        environment=f"{BASE},flask,six,pyuwsgi,prometheus-client,seldon-core==1.18.2",
+    )  # fmt: skip
+    assert version_of(view)[1].seldon == "/opt/domino/environment/bin/python"
+    assert predict(*address_and_token(deployment, view)).json["jsonData"] == "seldon_core"
+
+
 def test_where_no_interpreter_can_be_had_the_way_out_is_named(
     deployment: Deployment, base_313: str, tmp_path: Path
 ) -> None:

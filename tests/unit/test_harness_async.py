@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from flask import Flask
 from harness.component import Component
 from harness.config import Config, Source
 from harness.errors import Unauthorized
+from harness.launch import _check_microservice
 from harness.log import Redaction
 from harness.opening import ending_the_start, open_microservice, open_when_all_are_ready
 from harness.readiness import Readiness
@@ -256,6 +259,18 @@ def test_only_who_may_take_longer_does(authorization: str, limit: int) -> None:
     left = tracker.begin(environ).deadline - time.monotonic()
     assert limit - 5 < left <= limit
     assert tracker.begin({"HTTP_AUTHORIZATION": authorization}).deadline - time.monotonic() <= 60
+
+
+@pytest.mark.parametrize("soft", [resource.RLIM_INFINITY, 1073741816])
+def test_no_replica_closes_a_thousand_million_descriptors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, soft: int
+) -> None:
+    told = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, soft))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: told.append(limits))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    _check_microservice(config(tmp_path, seldon_python=sys.executable))
+    assert told == [(1 << 20, soft)]
 
 
 def test_the_microservice_gets_nothing_of_the_environment_but_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
