@@ -7,14 +7,15 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mlflow_domino.errors import DominoError, Failed, InvalidInput, Unavailable
+from mlflow_domino.errors import DominoError, Failed, InvalidInput, NotFound, Unavailable
 from mlflow_domino.home import Home
 from mlflow_domino.invocation import send, token_for
 
 if TYPE_CHECKING:
+    from mlflow_domino.controller import Controller
     from mlflow_domino.views import EndpointView
 
-__all__ = ["PredictionFailed", "Predictions", "depth_of", "parameters_of"]
+__all__ = ["PredictionFailed", "Predictions", "administered", "depth_of", "parameters_of"]
 
 _TIMEOUT_S = 70.0
 _ASK_S = 5.0
@@ -101,19 +102,21 @@ class Predictions:
         return answer
 
 
-def depth_of(home: Home, view: EndpointView) -> dict[str, Any] | None:
+def administered(controller: Controller, view: EndpointView) -> Predictions:
+    """Return the predictions of an endpoint to whoever looks after it: with a caller's token, or else the gateway's own."""
+    try:
+        token = token_for(controller.home, view)
+    except NotFound:
+        token = controller.plane.own_token(view.endpoint)
+    return Predictions(controller.home, view, token=token)
+
+
+def depth_of(controller: Controller, view: EndpointView) -> dict[str, Any] | None:
     """Return how much of an asynchronous endpoint waits and runs; None where that cannot be told now."""
     if not view.endpoint.settings.is_async:
         return None
     with contextlib.suppress(DominoError, KeyError):  # a gateway of another release may tell less
-        return Predictions(home, view, token=_own_token(home, view)).depth()
-    return None
-
-
-def _own_token(home: Home, view: EndpointView) -> str | None:
-    """Return the gateway's own token, where this machine has it: it works whoever created the endpoint."""
-    with contextlib.suppress(OSError):
-        return home.gateway_token(view.endpoint.id).read_text("ascii").strip()
+        return Predictions(controller.home, view, token=controller.plane.own_token(view.endpoint)).depth()
     return None
 
 

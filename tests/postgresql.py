@@ -3,36 +3,54 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import free_port
 
-_QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+_QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
 
 
 class PostgreSQL:
-    """A server that can be stopped and started."""
+    """A server that can be stopped and started.
 
-    def __init__(self, programs: Path) -> None:
+    Parameters
+    ----------
+    programs : Path
+        Folder of its programs.
+    host : str
+        Address on which it listens; beyond the loopback it wants the password.
+    """
+
+    def __init__(self, programs: Path, host: str = "127.0.0.1") -> None:
         self._programs = programs
+        self.host = host
+        self.password = secrets.token_hex(16)
         self.folder = Path(tempfile.mkdtemp(prefix="domino-postgresql-", dir="/tmp"))
         self.port = free_port()
         self._user = "postgres" if os.getuid() == 0 else None  # it refuses to run as root
         if self._user:
             shutil.chown(self.folder, self._user, self._user)
-        self._run("initdb", "-D", str(self.folder / "data"), "-U", "domino", "--auth=trust", "-E", "UTF8", "--locale=C")
+        (self.folder / "password").write_text(self.password)
+        self._run(
+            "initdb", "-D", str(self.folder / "data"), "-U", "domino", "--auth=trust", "-E", "UTF8", "--locale=C",
+            "--pwfile", str(self.folder / "password"),
+        )  # fmt: skip
+        with (self.folder / "data" / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all all scram-sha-256\n")
 
     @property
     def url(self) -> str:
-        return f"postgresql://domino@127.0.0.1:{self.port}/postgres"
+        return f"postgresql://domino:{self.password}@{self.host}:{self.port}/postgres"
 
     def start(self) -> None:
-        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1"
+        options = f"-p {self.port} -k {self.folder} -c listen_addresses={self.host}"
         self._run(
             "pg_ctl",
             "-D",
@@ -62,8 +80,8 @@ class PostgreSQL:
         )  # fmt: skip
 
 
-def postgresql() -> PostgreSQL:
-    """Return a server that runs; skip where there can be none."""
+def postgresql(host: str = "127.0.0.1") -> PostgreSQL:
+    """Return a server that runs and listens on an address; skip where there can be none."""
     programs = _programs()
     if programs is None and os.getuid() == 0 and shutil.which("apt-get"):
         for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", "postgresql"]):
@@ -71,7 +89,7 @@ def postgresql() -> PostgreSQL:
         programs = _programs()
     if programs is None:
         pytest.skip("no PostgreSQL on this machine: Debian's package postgresql has it")
-    server = PostgreSQL(programs)
+    server = PostgreSQL(programs, host)
     server.start()
     return server
 

@@ -12,7 +12,7 @@ from mlflow_domino.cli.tables import local_time
 from mlflow_domino.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from mlflow_domino.home import Home
+    from mlflow_domino.controller import Controller
     from mlflow_domino.views import EndpointView
 
 __all__ = ["add_to", "described", "parse_config", "settings_option", "show_endpoint", "write_endpoints"]
@@ -27,10 +27,10 @@ def add_to(root: click.Group) -> None:
     root.add_command(endpoint)
 
 
-def write_endpoints(out: Output, home: Home, views: list[EndpointView]) -> None:
+def write_endpoints(out: Output, controller: Controller, views: list[EndpointView]) -> None:
     """Write the table of endpoints, with a column for queues where one of them has one."""
     queued = any(v.endpoint.settings.is_async for v in views)
-    told = described(home, views)
+    told = described(controller, views)
     rows = [
         (
             v.endpoint.name,
@@ -51,23 +51,23 @@ def write_endpoints(out: Output, home: Home, views: list[EndpointView]) -> None:
     )
 
 
-def described(home: Home, views: list[EndpointView]) -> list[dict[str, Any]]:
+def described(controller: Controller, views: list[EndpointView]) -> list[dict[str, Any]]:
     """Return the documents of endpoints, and what waits for the asynchronous ones."""
     from mlflow_domino import documents
     from mlflow_domino.asynchronous import depth_of
 
     return [
-        {**documents.endpoint(v), **({"queue": depth_of(home, v)} if v.endpoint.settings.is_async else {})}
+        {**documents.endpoint(v), **({"queue": depth_of(controller, v)} if v.endpoint.settings.is_async else {})}
         for v in views
     ]
 
 
-def show_endpoint(out: Output, home: Home, view: EndpointView) -> None:
+def show_endpoint(out: Output, controller: Controller, view: EndpointView) -> None:
     """Write all that is known about an endpoint."""
     from mlflow_domino import documents
     from mlflow_domino.config import Settings, settings_to_json
 
-    (told,) = described(home, [view])
+    (told,) = described(controller, [view])
     if out.as_json:
         out.document(told)
         return
@@ -99,7 +99,7 @@ def show_endpoint(out: Output, home: Home, view: EndpointView) -> None:
 def list_(out: Output) -> None:
     """List endpoints, with what they really do now."""
     controller = out.open()
-    write_endpoints(out, controller.home, controller.endpoints())
+    write_endpoints(out, controller, controller.endpoints())
 
 
 @command(endpoint, "show")
@@ -107,7 +107,7 @@ def list_(out: Output) -> None:
 def show(out: Output, endpoint: str) -> None:
     """Show an endpoint with its settings, and why it does not run."""
     controller = out.open()
-    show_endpoint(out, controller.home, controller.endpoint(endpoint))
+    show_endpoint(out, controller, controller.endpoint(endpoint))
 
 
 @command(endpoint, "versions")

@@ -95,19 +95,19 @@ def _status(root: click.Group, name: str) -> None:
         """Tell what runs, and why the rest does not; of all endpoints, or of one with its log's end."""
         controller = out.open()
         if endpoint is not None:
-            show_endpoint(out, controller.home, controller.endpoint(endpoint))
+            show_endpoint(out, controller, controller.endpoint(endpoint))
             return
         views = controller.endpoints()
         alive = controller.plane.alive()
         if out.as_json:
             plane = {"name": controller.plane.name, "up": alive, "url": controller.plane.url()}
             home = str(controller.home.root)
-            out.document({"data_plane": plane, "home": home, "endpoints": described(controller.home, views)})
+            out.document({"data_plane": plane, "home": home, "endpoints": described(controller, views)})
             return
         state = f"up, at {controller.plane.url()}" if alive else "down; `mlflow-domino up` starts it"
         out.pairs([("Data plane", f"{controller.plane.name}: {state}"), ("Home", controller.home.root)])
         click.echo()
-        write_endpoints(out, controller.home, views)
+        write_endpoints(out, controller, views)
 
 
 def _check(root: click.Group, name: str) -> None:

@@ -85,10 +85,10 @@ def retry(out: Output, endpoint: str, prediction: str) -> None:
 
 
 def _of(out: Output, endpoint: str) -> Predictions:
-    from mlflow_domino.asynchronous import Predictions
+    from mlflow_domino.asynchronous import administered
 
     controller = out.open()
-    return Predictions(controller.home, controller.endpoint(endpoint))
+    return administered(controller, controller.endpoint(endpoint))
 
 
 def _text(value: Any) -> str:

@@ -159,6 +159,16 @@ class DataPlane(abc.ABC):
             When a replica does not acknowledge in time; the tokens are written all the same.
         """
 
+    def own_token(self, endpoint: Endpoint) -> str:
+        """Return the gateway's own token for an endpoint, with which whoever may read it looks after predictions.
+
+        Raises
+        ------
+        Unsupported
+            There is none.
+        """
+        raise Unsupported(f"The data plane {self.name!r} has no token of its own for endpoints.")
+
     def own_records(self) -> Records | None:
         """Return the records that the data plane itself keeps; None: they are in the home."""
         return None

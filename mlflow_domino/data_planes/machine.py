@@ -177,10 +177,18 @@ class MachineDataPlane(DataPlane):
                 "takes it with its next request. `mlflow-domino status` shows what they do."
             )
 
+    def own_token(self, endpoint: Endpoint) -> str:
+        path = self.home.gateway_token(endpoint.id)
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_text()
+        token = secret.new_token()
+        write_text(path, token)
+        return token
+
     def write_tokens(self, endpoint: Endpoint, tokens: Sequence[Token]) -> bytes:
         """Write the file that replicas read, and return what it holds."""
         path = self.home.tokens(endpoint.id) / "tokens.json"
-        own = secret.digest(self._own_token(endpoint))
+        own = secret.digest(self.own_token(endpoint))
         valid = [{"id": t.id, "sha256": t.sha256} for t in tokens]
         write_json(path, {"tokens": [*valid, {"id": "gateway", "sha256": own}]}, mode=self.tokens_mode)
         return path.read_bytes()
@@ -217,15 +225,6 @@ class MachineDataPlane(DataPlane):
         paths = self.logs(version, replica=state.number)
         text = logs.tail(paths[0], _LOOKED_AT, values=values) if paths else ""
         return logs.explaining(text, _TAIL_LINES)
-
-    def _own_token(self, endpoint: Endpoint) -> str:
-        """Return the gateway's own token for the endpoint, made when it is first needed."""
-        path = self.home.gateway_token(endpoint.id)
-        with contextlib.suppress(FileNotFoundError):
-            return path.read_text()
-        token = secret.new_token()
-        write_text(path, token)
-        return token
 
 
 _HARNESS_SETTINGS = (
