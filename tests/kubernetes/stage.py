@@ -63,6 +63,7 @@ class Stage:
         """Run pods that answer with the version's first digit, and go on answering for a while when told to end."""
         own = labels("model", endpoint=E, version=version_id)
         meta = {"name": model_name(version_id), "labels": own}
+        probed = {"path": "/ready", "port": "http"}
         container = {
             "name": "model",
             "image": self.image,
@@ -74,7 +75,8 @@ class Stage:
                 version_id[0],
             ],
             "ports": [{"name": "http", "containerPort": 8080}],
-            "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 1},
+            # Patient: the machine that runs both cluster and load may have no time for a second.
+            "readinessProbe": {"httpGet": probed, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 6},
         }
         # As process 1 it ignores SIGTERM: it serves until its grace period is over.
         pod = {"containers": [container], "terminationGracePeriodSeconds": 10, "enableServiceLinks": False}
