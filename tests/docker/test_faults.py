@@ -154,6 +154,26 @@ def test_containers_have_few_rights(deployment: Deployment, tmp_path: Path) -> N
     assert {b["HostIp"] for bindings in host["PortBindings"].values() for b in bindings} == {"127.0.0.1"}
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["this kernel", "another kernel"])
+def test_replicas_are_reached_by_sockets_where_that_is_possible_and_by_their_ports_in_any_case(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    if not shared:
+        monkeypatch.setattr(Engine, "shares_kernel", lambda _engine: False)
+    view = deployment.create("reached", deployment.project(tmp_path / "p", ECHO, VALUE="here"), replicas=2)
+    plane = plane_of(deployment)
+    addresses = plane.addresses(deployment.controller.find_version("reached"))
+    assert len(set(addresses)) == 2
+    assert all(Path(address).is_socket() is shared for address in addresses)
+    assert deployment.call(view, {"data": {}}).json()["result"] == "here"
+    for container in plane.containers():
+        port, token = container["Labels"]["mlflow-domino.port"], (deployment.token, deployment.token)
+        answer = requests.post(f"http://127.0.0.1:{port}/model", json={"data": {}}, auth=token, timeout=5)
+        assert answer.json()["result"] == "here"
+    deployment.controller.delete("reached")
+    assert not any(Path(address).exists() for address in addresses)
+
+
 def test_folders_of_this_machine_are_mounted(deployment: Deployment, tmp_path: Path) -> None:
     data, scratch = tmp_path / "data", tmp_path / "scratch"
     for folder in (data, scratch):
