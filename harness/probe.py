@@ -17,6 +17,8 @@ __all__ = ["Health", "serve"]
 
 #: A watchdog that has not looked for so long looks after nothing any more.
 _LOOK_S = 15.0
+#: How long all workers may be away at once, as while a single one is replaced, before requests should go elsewhere.
+_AWAY_S = 5.0
 _PATIENCE_S = 5.0
 
 
@@ -43,7 +45,13 @@ class Health:
             self._served = self._looked
 
     @property
+    def serving(self) -> bool:
+        """Whether some worker serves, or did a moment ago."""
+        return time.monotonic() - self._served <= _AWAY_S
+
+    @property
     def good(self) -> bool:
+        """Whether it can mend itself."""
         now = time.monotonic()
         serves = now - self._served <= self._start_timeout_s
         return serves and now - self._looked <= _LOOK_S and self._slots.phase is not Phase.FAILED
@@ -58,7 +66,7 @@ def serve(port: int, health: Health, readiness: Readiness) -> ThreadingHTTPServe
 
         def do_GET(self) -> None:
             if self.path == "/ready":
-                self._answer(readiness.open, "starting", readiness.headers(own=0))
+                self._answer(readiness.open and health.serving, "starting", readiness.headers(own=0))
             elif self.path == "/health":
                 self._answer(health.good, "stuck")
             else:

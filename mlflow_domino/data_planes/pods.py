@@ -115,6 +115,8 @@ def _why_unready(version: Version, pod: Document, events: Sequence[Document], wa
     mount = _said(events, pod, "FailedMount") or _said(events, pod, "FailedCreatePodSandBox")
     if mount and "running" not in (_container(pod).get("state") or {}):
         return mount
+    if waiting and _newest(events, pod, "Pulling") and not _newest(events, pod, "Pulled"):
+        return "its image is being pulled"
     containers = pod.get("status", {}).get("containerStatuses") or ()
     if containers and all(c.get("ready") for c in containers):  # nobody there says that they are not
         return f"its node {pod['spec'].get('nodeName', '')} does not answer"

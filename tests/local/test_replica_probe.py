@@ -67,4 +67,5 @@ def test_a_replica_in_which_no_worker_can_load_any_more_is_unhealthy() -> None:
         assert status(port, "/health") == 200
         with contextlib.suppress(OSError, http.client.HTTPException):
             replica.post({"data": {}})
+        poll(lambda: status(port, "/ready") == 503, within=20)
         poll(lambda: status(port, "/health") == 503, within=20)

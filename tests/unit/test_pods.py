@@ -188,3 +188,10 @@ def test_the_successor_of_an_evicted_pod_says_why_it_was_ended_while_it_loads() 
     evicted["status"] |= {"reason": "Evicted", "message": "The node was low on resource: memory."}
     seen = state(RUNNING, evicted, a_pod("model-2", state={"waiting": {"reason": "ContainerCreating"}}))
     assert "low on resource" in seen.reason
+
+
+def test_a_large_image_on_its_way_is_said() -> None:
+    pod = a_pod(phase="Pending", state={"waiting": {"reason": "ContainerCreating"}})
+    pulling = an_event("Pulling", "Pulling image x")
+    assert state(STARTING, pod, events=[pulling]).reason == "its image is being pulled"
+    assert not state(STARTING, pod, events=[pulling, an_event("Pulled", "Successfully pulled image")]).reason
