@@ -28,7 +28,7 @@ from tests.benchmarks.models import Model
 from tests.conftest import free_port, processes_of
 from tests.replica import UnixConnection
 
-__all__ = ["PEERS", "Domino", "Side", "domino", "family"]
+__all__ = ["PEERS", "Domino", "Side", "basic", "domino", "environment", "family", "running"]
 
 _APPS = Path(__file__).parent / "apps"
 #: What loads the models, in the releases that saved them.
@@ -95,9 +95,7 @@ class Domino:
         view, token = self.controller.create(name, str(path), settings)
         version = view.endpoint.latest
         assert version is not None
-        basic = base64.b64encode(f"{token}:{token}".encode()).decode()
-        headers = {"Authorization": f"Basic {basic}"}
-        replica = Target(str(self.home.run / "s" / f"{version}-0"), "/model", headers, closes=True)
+        replica = Target(str(self.home.run / "s" / f"{version}-0"), "/model", basic(token), closes=True)
         return Side(replica, None, b"", lambda: self.replica(version))
 
     def replica(self, version: str) -> list[psutil.Process]:
@@ -120,6 +118,11 @@ class Domino:
         self.controller.down()
 
 
+def basic(token: str) -> dict[str, str]:
+    """Return the header that Domino's callers send."""
+    return {"Authorization": f"Basic {base64.b64encode(f'{token}:{token}'.encode()).decode()}"}
+
+
 @contextlib.contextmanager
 def domino(folder: Path) -> Iterator[Domino]:
     ours = Domino(folder)
@@ -140,7 +143,7 @@ def mlflow_serve(model: Model, folder: Path, workers: int) -> Iterator[Side]:
             "-w", str(workers), "--env-manager", "local"]  # fmt: skip
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it runs `uvicorn` by name
     target = Target(("127.0.0.1", port), "/invocations")
-    with _running(argv, folder, {"PATH": path}) as processes:
+    with running(argv, folder, {"PATH": path}) as processes:
         yield _answering(Side(target, model.mlflow(), b'"predictions": [%d]' % model.answer, processes))
 
 
@@ -150,7 +153,7 @@ def mlserver(model: Model, folder: Path, workers: int) -> Iterator[Side]:
 
     https://docs.seldon.ai/mlserver/user-guide/adaptive-batching
     """
-    programs = _environment("mlserver", "mlserver==1.7.1", "mlserver-mlflow==1.7.1", "uvloop<0.22")
+    programs = environment("mlserver", "mlserver==1.7.1", "mlserver-mlflow==1.7.1", "uvloop<0.22")
     port = free_port()
     settings = {"host": "127.0.0.1", "http_port": port, "grpc_port": free_port(), "metrics_port": free_port(),
                 "parallel_workers": workers, "debug": False}  # fmt: skip
@@ -159,32 +162,32 @@ def mlserver(model: Model, folder: Path, workers: int) -> Iterator[Side]:
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "model-settings.json").write_text(json.dumps(own))
     target = Target(("127.0.0.1", port), "/v2/models/model/infer")
-    with _running([str(programs / "mlserver"), "start", "."], folder) as processes:
+    with running([str(programs / "mlserver"), "start", "."], folder) as processes:
         yield _answering(Side(target, model.open_inference(), b'"data":[%d]' % model.answer, processes))
 
 
 @contextlib.contextmanager
 def litserve(model: Model, folder: Path, workers: int) -> Iterator[Side]:
     """LitServe with batching, one process for HTTP and `workers` for the model."""
-    programs = _environment("litserve", "litserve==0.2.19")
+    programs = environment("litserve", "litserve==0.2.19")
     port = free_port()
     argv = [str(programs / "python"), str(_APPS / "lit.py"), str(model.path), str(port), str(workers), "16", "0.005"]
     target = Target(("127.0.0.1", port), "/predict")
-    with _running(argv, folder) as processes:
+    with running(argv, folder) as processes:
         yield _answering(Side(target, {"row": model.row}, b'{"prediction":%d}' % model.answer, processes))
 
 
 @contextlib.contextmanager
 def bentoml(model: Model, folder: Path, workers: int) -> Iterator[Side]:
     """BentoML with adaptive batching, `workers` processes of HTTP and model."""
-    programs = _environment("bentoml", "bentoml==1.4.39")
+    programs = environment("bentoml", "bentoml==1.4.39")
     port = free_port()
     variables = {"BENCHMARK_MODEL": str(model.path), "BENCHMARK_WORKERS": str(workers), "BENCHMARK_BATCH": "64",
                  "BENTOML_HOME": str(folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "true"}  # fmt: skip
     argv = [str(programs / "bentoml"), "serve", "bento:Classifier", "--host", "127.0.0.1", "--port", str(port),
             "--working-dir", str(_APPS)]  # fmt: skip
     target = Target(("127.0.0.1", port), "/predict")
-    with _running(argv, folder, {**variables, "PYTHONDONTWRITEBYTECODE": "1"}) as processes:
+    with running(argv, folder, {**variables, "PYTHONDONTWRITEBYTECODE": "1"}) as processes:
         yield _answering(Side(target, {"rows": [model.row]}, b"[%d]" % model.answer, processes))
 
 
@@ -200,11 +203,11 @@ PEERS: Mapping[str, Peer] = {
 # ---- inside ----------------------------------------------------------------------------------------------------------
 
 
-def _environment(name: str, *requirements: str) -> Path:
+def environment(name: str, *requirements: str, libraries: Sequence[str] = _LIBRARIES) -> Path:
     """Return the programs' folder of a virtual environment with these packages, made on first use."""
     from uv import find_uv_bin
 
-    wanted = [*requirements, *(f"{package}=={importlib.metadata.version(package)}" for package in _LIBRARIES)]
+    wanted = [*requirements, *(f"{package}=={importlib.metadata.version(package)}" for package in libraries)]
     digest = hashlib.sha256("\n".join([sys.version, *wanted]).encode()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlflow-domino-benchmarks"
     folder = cache / f"{name}-{digest}"
@@ -225,7 +228,7 @@ def _say_and_run(argv: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _running(
+def running(
     argv: Sequence[str], folder: Path, variables: Mapping[str, str] = {}
 ) -> Iterator[Callable[[], list[psutil.Process]]]:
     """Run a server in its folder, in a session of its own; nothing of it is left afterwards."""
