@@ -7,6 +7,7 @@ record, an old one ends when it has nothing left to do. One that does not come u
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from mlflow_domino.data_planes.installation import gateway_manifests
 from mlflow_domino.data_planes.manifests import Place, to_yaml
 from mlflow_domino.data_planes.vault import Vault
 from mlflow_domino.dialect import Manifest
-from mlflow_domino.errors import Conflict, GatewayFailed, InvalidInput, NotFound, Unavailable
+from mlflow_domino.errors import Conflict, DominoError, GatewayFailed, InvalidInput, NotFound, Unavailable
 from mlflow_domino.home import Home
 from mlflow_domino.image import dockerfile
 from mlflow_domino.labels import GATEWAY, GATEWAY_TOKENS, GENERATION_MAP, RELEASE, labels
@@ -344,6 +345,9 @@ class Entrance:
     def _await_end(self) -> None:
         """Have the pods end, which need not be left alone with callers that keep a connection, and wait for that."""
         vars(self).pop("_url", None)
+        with contextlib.suppress(DominoError):  # it would only be sooner: the cluster ends them
+            for one in self._cluster.list("ReplicaSet", labels("gateway")):
+                self._cluster.delete("ReplicaSet", one["metadata"]["name"])  # or it would make others in their place
         for pod in self._cluster.list("Pod", labels("gateway")):
             self._cluster.delete("Pod", pod["metadata"]["name"], grace_s=_LAST_S)
         deadline = time.monotonic() + _END_S
