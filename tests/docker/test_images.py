@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_domino import prune, render
+from mlflow_domino import documents, prune, render
 from mlflow_domino.context import Entry, context
 from mlflow_domino.engine import Engine
 from mlflow_domino.errors import DominoError, EnvironmentFailed
 from tests.deployment import ECHO, Deployment
+from tests.forge import commit_all, git
 from tests.packages import Index, make_wheel
 
 BASE = "python:3.11-slim-bookworm"
@@ -153,6 +154,26 @@ def test_a_change_of_code_builds_no_packages_and_the_same_version_is_one_image(
     said: list[str] = []
     assert plane.build(version, Secrets(), said.append) == version.artifact
     assert not [line for line in said if line.startswith("building ")]
+
+
+def test_git_repositories_are_in_the_image_without_their_history(deployment: Deployment, tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "half.py").write_text("def of(x):\n    return x / 2\n")
+    git(tools, "init", "-q", "-b", "main")
+    commit = commit_all(tools)
+    code = "import os\nfrom lib.tools import half\ndef predict(x):\n    return [half.of(x), '.git' in os.listdir('lib/tools')]\n"
+    project = deployment.project(tmp_path / "p", code)
+    view = deployment.create("attached", project, git_repos=f"lib/tools=file://{tools}@main")
+    assert deployment.call(view, {"data": {"x": 3}}).json()["result"] == [1.5, False]
+    source = documents.version(view.current)["source"]
+    assert source["repositories"] == [{"folder": "lib/tools", "uri": f"git+file://{tools}@main", "commit": commit}]
+    (tools / "half.py").write_text("def of(x):\n    return 0\n")
+    commit_all(tools)
+    again = deployment.update("attached", **{"env.OTHER": "1"})
+    assert deployment.call(again, {"data": {"x": 3}}).json()["result"] == [1.5, False]
+    fresh = deployment.update("attached", project)
+    assert deployment.call(fresh, {"data": {"x": 3}}).json()["result"][0] == 0
 
 
 def test_no_secret_is_in_an_image(deployment: Deployment, tmp_path: Path) -> None:
