@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
+import re
 import socket
+import time
 from typing import Mapping, Tuple
 
 from .config import Config
@@ -14,6 +14,9 @@ __all__ = ["Relay"]
 
 #: The harness itself says that the time is over; nobody waits for it much longer.
 _GRACE_S = 5.0
+_CHUNK = 1 << 16
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
+_LENGTH = re.compile(rb"\r\nContent-Length: *(\d+)\r\n", re.IGNORECASE)
 
 
 class Relay:
@@ -40,31 +43,47 @@ class Relay:
         Overdue
             It did not answer in time.
         """
-        connection = self._connection(within_s + _GRACE_S)
-        with contextlib.closing(connection):
-            try:
-                connection.request("POST", path, body, {"Content-Type": "application/json", **headers})
-                response = connection.getresponse()
-                return response.status, response.read()
-            except BlockingIOError:
-                raise Overloaded("as many requests as may wait for the replica") from None
-            except socket.timeout:
-                raise Overdue("the time limit was over, and the replica did not answer") from None
-            except (OSError, http.client.HTTPException):
-                raise NotReady("the replica ended, or was not there, before it answered") from None
+        # Of version 1.0 and by hand: uWSGI answers once, whole, and then the connection ends. What the standard library
+        # does beyond that costs a third of all that the microservice does.
+        lines = [f"POST {path} HTTP/1.0", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        request = "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+        try:
+            status, answer = _parted(self._exchange(request, time.monotonic() + within_s + _GRACE_S))
+        except BlockingIOError:
+            raise Overloaded("as many requests as may wait for the replica") from None
+        except socket.timeout:
+            raise Overdue("the time limit was over, and the replica did not answer") from None
+        except (OSError, ValueError):
+            raise NotReady("the replica ended, or was not there, before it answered") from None
+        return status, answer
 
-    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
-        if self._socket:
-            return _UnixConnection(self._socket, timeout_s)
-        return http.client.HTTPConnection("127.0.0.1", self._port, timeout=timeout_s)
+    def _exchange(self, request: bytes, deadline: float) -> bytes:
+        chunks = []
+        with self._connected(deadline) as connection:
+            connection.sendall(request)
+            while True:
+                connection.settimeout(max(0.001, deadline - time.monotonic()))
+                chunk = connection.recv(_CHUNK)
+                if not chunk:
+                    return b"".join(chunks)
+                chunks.append(chunk)
+
+    def _connected(self, deadline: float) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX if self._socket else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(deadline - time.monotonic())
+            connection.connect(self._socket or ("127.0.0.1", self._port))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout_s: float) -> None:
-        super().__init__("harness", timeout=timeout_s)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+def _parted(answer: bytes) -> Tuple[int, bytes]:
+    """Part an answer into status and body; ValueError where it is none, or was cut off."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    status, length = _STATUS.match(head), _LENGTH.search(head + b"\r\n")
+    if not end or status is None or length is None or len(body) != int(length.group(1)):
+        raise ValueError("no whole answer")
+    return int(status.group(1)), body

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import resource
+import socket
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,12 @@ from flask import Flask
 
 from harness.component import Component
 from harness.config import Config, Source
-from harness.errors import Unauthorized
+from harness.errors import NotReady, Overdue, Overloaded, Unauthorized
 from harness.launch import _check_microservice
 from harness.log import Redaction
 from harness.opening import ending_the_start, open_microservice, open_when_all_are_ready
 from harness.readiness import Readiness
+from harness.relay import Relay
 from harness.seldon import _environment
 from harness.slots import Microservice, Phase, Slots, State
 from harness.status import Status
@@ -163,6 +168,70 @@ def test_only_an_open_replica_takes_messages(slots: Slots, phase: Phase) -> None
     slots.phase = phase
     with Flask("test").test_request_context():
         assert component.predict_raw({"jsonData": {"data": {}}})["status"]["reason"] == "NOT_READY"
+
+
+# ---- the way to the harness ------------------------------------------------------------------------------------------
+
+WHOLE = b"HTTP/1.1 200 OK\r\nX-Other: 1\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+
+
+@contextlib.contextmanager
+def answering(path: Path, answer: bytes) -> Iterator[list[bytes]]:
+    """Answer one connection, whatever is asked."""
+    asked: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                asked.append(connection.recv(1 << 16))
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield asked
+        thread.join()
+
+
+def relay_to(path: Path) -> Relay:
+    return Relay(config(path.parent, socket=str(path)))
+
+
+def test_a_request_goes_to_the_harness_whole_and_its_answer_comes_back(tmp_path: Path) -> None:
+    with answering(tmp_path / "s", WHOLE) as asked:
+        assert relay_to(tmp_path / "s").post("/model", b"{1}", {"X-Request-Id": A}, 5) == (200, b"{}")
+    head, _, body = asked[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /model HTTP/1.0\r\n")
+    assert b"\r\nContent-Length: 3" in head
+    assert f"X-Request-Id: {A}".encode() in head
+    assert body == b"{1}"
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", WHOLE[:-1], WHOLE + b"}", WHOLE[:20], b"nonsense\r\n\r\n", WHOLE.replace(b"-L", b"")]
+)
+def test_an_answer_that_is_not_whole_is_none(tmp_path: Path, answer: bytes) -> None:
+    with answering(tmp_path / "s", answer), pytest.raises(NotReady):
+        relay_to(tmp_path / "s").post("/model", b"{}", {}, 5)
+
+
+def test_a_harness_that_is_not_there_or_does_not_answer_is_said_to_be_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NotReady):
+        relay_to(tmp_path / "nothing").post("/model", b"{}", {}, 5)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        with pytest.raises(NotReady):
+            relay_to(tmp_path / "s").post("/model", b"{}", {}, 5)
+        listening.listen(0)
+        monkeypatch.setattr("harness.relay._GRACE_S", 0.0)
+        with pytest.raises(Overdue):
+            relay_to(tmp_path / "s").post("/model", b"{}", {}, 0.1)
+        with pytest.raises(Overloaded):  # that one waits still
+            relay_to(tmp_path / "s").post("/model", b"{}", {}, 5)
 
 
 # ---- slots -----------------------------------------------------------------------------------------------------------
