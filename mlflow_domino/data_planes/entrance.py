@@ -343,7 +343,10 @@ class Entrance:
             time.sleep(_LOOK_S)
 
     def _await_end(self) -> None:
-        """Have the pods end, which need not be left alone with callers that keep a connection, and wait for that."""
+        """Have the pods end, which need not be left alone with callers that keep a connection, and wait for that.
+
+        The cluster itself may keep what is left of a pod for a minute.
+        """
         vars(self).pop("_url", None)
         with contextlib.suppress(DominoError):  # it would only be sooner: the cluster ends them
             for one in self._cluster.list("ReplicaSet", labels("gateway")):
@@ -351,10 +354,15 @@ class Entrance:
         for pod in self._cluster.list("Pod", labels("gateway")):
             self._cluster.delete("Pod", pod["metadata"]["name"], grace_s=_LAST_S)
         deadline = time.monotonic() + _END_S
-        while self._cluster.list("Pod", labels("gateway")) and time.monotonic() < deadline:
+        while any(map(_runs, self._cluster.list("Pod", labels("gateway")))) and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
         for lease in self._cluster.list("Lease", labels("gateway")):  # the cluster would do it, a little later
             self._cluster.delete("Lease", lease["metadata"]["name"])
+
+
+def _runs(pod: Manifest) -> bool:
+    containers = pod["status"].get("containerStatuses") or ()
+    return any("running" in (container.get("state") or {}) for container in containers)
 
 
 def _release_of(deployment: Manifest) -> str:

@@ -56,6 +56,18 @@ def elsewhere(context: str) -> Iterator[Cluster]:
         yield inside
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _gone() -> Iterator[None]:
+    """See each namespace that was used go, and so everything in it: pods take the cluster a while."""
+    yield
+    for context, name in _used:
+        with contextlib.closing(Cluster(context, "default")) as cluster:
+            eventually(lambda: cluster.get("Namespace", name) is None, within=240, every=0.5)  # noqa: B023 - called at once
+
+
+_used: list[tuple[str, str]] = []
+
+
 @contextlib.contextmanager
 def a_namespace(context: str) -> Iterator[Cluster]:
     cluster = reached(context)
@@ -65,6 +77,7 @@ def a_namespace(context: str) -> Iterator[Cluster]:
     try:
         yield inside
     finally:
+        _used.append((context, name))
         cluster.delete("Namespace", name)
         inside.close()
         cluster.close()
@@ -93,9 +106,10 @@ def plane_home(
 
 
 def left_behind(namespace: Cluster) -> list[str]:
-    """Return what is in the namespace that Kubernetes did not put there, but for the gateway's address."""
+    """Return what is in the namespace that Kubernetes did not put there and is not removing, but for the gateway's address."""
     kinds = ("Deployment", "ReplicaSet", "Pod", "ConfigMap", "Secret", "Service", "PodDisruptionBudget")
-    found = [f"{kind} {o['metadata']['name']}" for kind in kinds for o in namespace.list(kind)]
+    there = [one for kind in kinds for one in namespace.list(kind)]
+    found = [f"{o['kind']} {o['metadata']['name']}" for o in there if "deletionTimestamp" not in o["metadata"]]
     own = ("Service mlflow-domino-gateway", "Secret mlflow-domino-gateway", "ConfigMap kube-root-ca.crt")
     return [one for one in found if not one.startswith((*own, "Secret default-token"))]
 
