@@ -86,7 +86,7 @@ class Stage:
         self.cluster.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec})
         spec = {"selector": own, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]}
         self.cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
-        eventually(lambda: self.ready(version_id) == count, within=60)
+        eventually(lambda: self.ready(version_id) == count, within=180)
 
     def ready(self, version_id: str) -> int:
         deployment = self.cluster.get("Deployment", model_name(version_id)) or {}
@@ -123,7 +123,7 @@ class Stage:
             for what in ("endpoint", "version", "model", "generation"):
                 for one in self.cluster.list(kind, labels(what)):
                     self.cluster.delete(kind, one["metadata"]["name"])
-        eventually(lambda: not self.cluster.list("Pod", labels("model")), within=60)
+        eventually(lambda: not self.cluster.list("Pod", labels("model")), within=180)
 
 
 def own_host(cluster: Cluster) -> str:

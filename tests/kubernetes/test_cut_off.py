@@ -66,7 +66,7 @@ def test_while_the_api_server_is_away_a_gateway_serves_on_and_then_catches_up(
             stage.addresses(version, address)
         stage.endpoint(V1)
         outpost.start(cable)
-        eventually(lambda: ready(outpost) == (200, "ok"), within=30)
+        eventually(lambda: ready(outpost) == (200, "ok"), within=120)
         eventually(lambda: routed(outpost) == "1")
 
         cable.cut()
@@ -84,11 +84,11 @@ def test_while_the_api_server_is_away_a_gateway_serves_on_and_then_catches_up(
         for orphan in [p for p in psutil.process_iter() if str(outpost.folder) in " ".join(_words(p))]:
             orphan.kill()
         outpost.start(cable)
-        eventually(lambda: routed(outpost) == "1", within=30)
-        eventually(lambda: ready(outpost) == (503, "still reading the records"), within=30)
+        eventually(lambda: routed(outpost) == "1", within=120)
+        eventually(lambda: ready(outpost) == (503, "still reading the records"), within=120)
 
         cable.mend()
-        eventually(lambda: routed(outpost) == "2", within=30)
+        eventually(lambda: routed(outpost) == "2", within=120)
         eventually(lambda: ready(outpost) == (200, "ok"))
         shown = int(site.cluster.get("ConfigMap", "mlflow-domino-generation")["data"]["generation"])
         eventually(lambda: stage.accepted(outpost.name) == shown)
@@ -107,14 +107,14 @@ def test_a_gateway_that_does_not_hear_of_a_generation_makes_itself_unready_when_
     may = ["get", "list", "watch"]
     token = account(site.cluster, may)
     outpost.start(cable, token=token)
-    eventually(lambda: ready(outpost) == (200, "ok"), within=30)
+    eventually(lambda: ready(outpost) == (200, "ok"), within=120)
     account(site.cluster, ["get"])  # its watches end, and cannot be begun again
     cable.cut()
     cable.mend()
     site.entrance.publish()
-    eventually(lambda: ready(outpost) == (503, "behind the other gateways"), within=30)
+    eventually(lambda: ready(outpost) == (503, "behind the other gateways"), within=120)
     account(site.cluster, may)
-    eventually(lambda: ready(outpost) == (200, "ok"), within=30)
+    eventually(lambda: ready(outpost) == (200, "ok"), within=120)
     assert "cannot be followed" in outpost.log
 
 
@@ -152,13 +152,13 @@ def test_gateways_that_are_all_behind_say_so_and_none_gives_up_serving(serving: 
     deaf = [{**rule, "verbs": ["get"]} if "configmaps" in rule["resources"] else rule for rule in role["rules"]]
     serving.cluster.patch("Role", GATEWAY, {"rules": deaf})
 
-    eventually(lambda: "took its new routes" in _failure(serving, 7), within=90)
+    eventually(lambda: "took its new routes" in _failure(serving, 7), within=180)
     assert all(name in _failure(serving, 1) for name in serving.names())
     for name in serving.names():
         assert serving.cluster.proxy(name, WATCHER_PORT, "/ready")[0] == 200
     assert serving.result() == "1"
     serving.entrance.install()
-    eventually(lambda: not _failure(serving, 2), within=60)
+    eventually(lambda: not _failure(serving, 2), within=180)
 
 
 def _failure(site: Site, timeout_s: float) -> str:
