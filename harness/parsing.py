@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from .errors import InvalidInput
+from .fastjson import FAST
 
 __all__ = ["parse_json"]
 
@@ -25,6 +26,11 @@ def parse_json(body: bytes, *, strict: bool = True) -> Any:
     InvalidInput
         It is not JSON.
     """
+    if FAST is not None:
+        try:
+            return FAST.loads(body)
+        except ValueError:
+            pass  # the standard library takes it, or says what is wrong
     try:
         return (_STRICT if strict else _LENIENT).decode(body.decode(json.detect_encoding(body), "surrogatepass"))
     except (ValueError, RecursionError) as error:

@@ -150,6 +150,10 @@ class Colour(enum.Enum):
     RED = "red"
 
 
+class Shade(str, enum.Enum):
+    DARK = "dark"
+
+
 @dataclass
 class Point:
     x: int
@@ -196,6 +200,7 @@ Pair = namedtuple("Pair", "a b")
         ({1, 2}, [1, 2]),
         (range(3), [0, 1, 2]),
         (Colour.RED, "red"),
+        ([Shade.DARK, np.int64(1)], ["dark", 1]),
         (Point(1, np.int64(2)), {"x": 1, "y": 2}),
         (Pair(1, b"a"), [1, "YQ=="]),
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
