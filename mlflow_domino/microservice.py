@@ -134,7 +134,7 @@ class Microservice:
             try:
                 donor = self._images.base(reference, log)
             except EnvironmentFailed as error:
-                said.append(error.message)
+                said.append(str(error))
                 continue
             if donor.minor in seldon.PYTHONS:
                 log(
