@@ -25,7 +25,7 @@ _RIGHTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Deployment", "", _ALL),
     ("Service", "", _ALL),
     ("PodDisruptionBudget", "", ("get", "create", "update", "delete")),
-    ("Pod", "", ("get", "list", "patch")),
+    ("Pod", "", ("get", "list", "patch", "delete")),
     ("Pod", "log", ("get",)),
     ("Pod", "proxy", ("get",)),
     ("Event", "", ("list",)),
