@@ -26,8 +26,8 @@ from mlflow_domino.errors import EnvironmentFailed, Failed, NotFound, Unavailabl
 
 __all__ = ["Buildah"]
 
-_PROBE_S = 20
-_RUN_S = 60
+#: For what takes a moment, unless somebody else holds buildah's store.
+_RUN_S = 300
 _BUILD_S = 3600
 _TAIL_LINES = 40
 #: When an image was built: its own times are all 0, so that the same content gives the same layers.
@@ -104,7 +104,7 @@ class Buildah(Builder):
     def run(self, image: str, command: Sequence[str]) -> str:
         with self._container(image) as made:
             try:
-                return self._said("run", "--isolation", "chroot", made, "--", *command, deadline_s=_RUN_S)
+                return self._said("run", "--isolation", "chroot", made, "--", *command)
             except Failed as error:
                 raise Failed(f"{command[0]} in {image}: {error.message}", log_tail=error.log_tail) from error
 
@@ -177,24 +177,21 @@ class Buildah(Builder):
         finally:
             self._said("rm", made)
 
-    def _said(self, *arguments: str, deadline_s: float = _PROBE_S) -> str:
+    def _said(self, *arguments: str) -> str:
         with tempfile.TemporaryFile() as output:
-            self._run([_program(), *arguments], output, deadline_s=deadline_s)
+            self._run([_program(), *arguments], output)
             output.seek(0)
             return output.read().decode("utf-8", "replace")
 
-    def _run(
-        self, argv: Sequence[str], output: IO[bytes], variables: Mapping[str, str] | None = None,
-        deadline_s: float = _RUN_S,
-    ) -> str:  # fmt: skip
+    def _run(self, argv: Sequence[str], output: IO[bytes], variables: Mapping[str, str] | None = None) -> str:
         """Run a program; return what it said on its standard error."""
         try:
             finished = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE, timeout=deadline_s,
+                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE, timeout=_RUN_S,
                 env={**_environment(), **(variables or {})}, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
-            raise Failed(f"{argv[0]} {argv[1]} did not end within {deadline_s:g} s.") from error
+            raise Failed(f"{argv[0]} {argv[1]} did not end within {_RUN_S} s.") from error
         told = finished.stderr.decode("utf-8", "replace")
         if finished.returncode:
             said = _essence(told)
