@@ -9,33 +9,15 @@ from mlflow_domino.builder import builder_of
 from mlflow_domino.check import Finding, Verdict
 from mlflow_domino.cluster import Cluster
 from mlflow_domino.data_planes.declaration import Declaration
-from mlflow_domino.errors import DominoError
+from mlflow_domino.data_planes.entrance import Entrance
+from mlflow_domino.data_planes.rights import DEPLOY, lacking, to_install, told
+from mlflow_domino.errors import DominoError, Forbidden, NotFound
 from mlflow_domino.home import Home
 
 __all__ = ["cluster_findings"]
 
 _OLDEST = (1, 20)
 _REGISTRY_S = 3.0
-_ALL = ("get", "list", "create", "update", "patch", "delete")
-#: What a person who deploys needs in the namespace; the gateway's own rights are in its Role.
-_RIGHTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("ConfigMap", "", _ALL),
-    ("Secret", "", _ALL),
-    ("Lease", "", ("get", "list", "create", "update", "delete")),
-    ("Deployment", "", _ALL),
-    ("Service", "", _ALL),
-    ("PodDisruptionBudget", "", ("get", "create", "update", "delete")),
-    ("Pod", "", ("get", "list", "patch", "delete")),
-    ("Pod", "log", ("get",)),
-    ("Pod", "proxy", ("get",)),
-    ("Event", "", ("list",)),
-)
-#: To install the gateway, which an administrator may do once instead.
-_INSTALL: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("ServiceAccount", ("get", "create")),
-    ("Role", ("get", "create", "update")),
-    ("RoleBinding", ("get", "create")),
-)
 
 
 def cluster_findings(home: Home, declaration: Declaration) -> Iterator[Finding]:
@@ -45,8 +27,8 @@ def cluster_findings(home: Home, declaration: Declaration) -> Iterator[Finding]:
     cluster = Cluster(declaration.context, declaration.namespace)
     try:
         yield _version(cluster)
-        yield Finding("Namespace", Verdict.OK, f"{cluster.namespace}, {cluster}")
-        yield from _rights(cluster)
+        yield _namespace(cluster)
+        yield from _rights(cluster, home, declaration)
     except DominoError as error:
         yield Finding(
             "Cluster", Verdict.MISSING, error.message, "look at `kubectl config get-contexts`, and at the network"
@@ -91,23 +73,51 @@ def _version(cluster: Cluster) -> Finding:
     return Finding("Cluster", Verdict.OK, text)
 
 
-def _rights(cluster: Cluster) -> Iterator[Finding]:
-    lacking = [
-        f"{verb} {kind}{f'/{subresource}' if subresource else ''}"
-        for kind, subresource, verbs in _RIGHTS
-        for verb in verbs
-        if not cluster.may(verb, kind, subresource)
-    ]
+def _namespace(cluster: Cluster) -> Finding:
+    """Look for the namespace by way of something that could be in it: namespaces themselves may be hidden from us."""
+    probe = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mlflow-domino-check"}}
+    try:
+        cluster.create(probe, dry_run=True)
+    except NotFound as error:
+        return Finding("Namespace", Verdict.MISSING, error.message, f"kubectl create namespace {cluster.namespace}")
+    except Forbidden:
+        pass  # its own finding says so
+    return Finding("Namespace", Verdict.OK, f"{cluster.namespace}, {cluster}")
+
+
+def _rights(cluster: Cluster, home: Home, declaration: Declaration) -> Iterator[Finding]:
+    missing = lacking(cluster, DEPLOY)
     yield Finding(
-        "Rights", Verdict.MISSING if lacking else Verdict.OK, f"not to {', '.join(lacking)}" if lacking else "all that verbs need",
-        f"have an administrator grant them in a Role of {cluster.namespace}" if lacking else "",
+        "Rights", Verdict.MISSING if missing else Verdict.OK, f"not to {told(missing)}" if missing else "all that verbs need",
+        f"have an administrator grant them in a Role of {cluster.namespace}" if missing else "",
     )  # fmt: skip
-    if cluster.get("Deployment", "mlflow-domino-gateway") is not None:
-        yield Finding("Gateway", Verdict.OK, "installed")
+    if any(right.kind == "Deployment" and "get" in right.verbs for right in missing):
         return
-    short = [f"{verb} {kind}" for kind, verbs in _INSTALL for verb in verbs if not cluster.may(verb, kind)]
+    entrance = Entrance(cluster, declaration, home)
+    deployed = entrance.deployed()
+    if deployed:
+        yield _gateway(entrance, deployed, declaration.name)
+        return
+    missing = lacking(cluster, to_install(declaration))
     yield Finding(
-        "Gateway", Verdict.MISSING if short else Verdict.OK,
-        f"not installed, and you may not {', '.join(short)}" if short else "not installed; the first create does it",
-        "have an administrator run `mlflow-domino gateway install`" if short else "",
+        "Gateway", Verdict.MISSING if missing else Verdict.OK,
+        f"not installed, and you may not {told(missing)}" if missing else "not installed; the first create does it",
+        "have an administrator run `mlflow-domino gateway install`" if missing else "",
     )  # fmt: skip
+
+
+def _gateway(entrance: Entrance, deployed: str, plane: str) -> Finding:
+    ready, ours = entrance.ready(), entrance.release()
+    found = f"{deployed}, {ready} ready"
+    if not ready:
+        return Finding(
+            "Gateway", Verdict.MISSING, f"{found}: nobody can call an endpoint", f"mlflow-domino -t domino:/{plane} up"
+        )
+    if entrance.outdated():
+        return Finding(
+            "Gateway",
+            Verdict.WARNING,
+            f"{found}; this release has {ours}",
+            "the next create or update replaces it, without a lost request",
+        )
+    return Finding("Gateway", Verdict.OK, found)

@@ -103,6 +103,7 @@ class Controller:
         """
         _check_name(name)
         self._check_async(parse(config)[0])  # before anything is made
+        self.plane.prepare()
         self._rollout.up()
         existing = next((e for e in self.records.endpoints() if e.name == name), None)
         if existing is not None and existing.latest is not None:
@@ -117,8 +118,8 @@ class Controller:
                 token = self._access.first(endpoint)
                 self._publish_version(endpoint, model_uri, config)
         except Refused:
-            if existing is None and self._find(endpoint.id).latest is None:
-                self.delete(name)  # a refusal leaves nothing behind; a failure leaves its logs
+            if existing is None:
+                self._undo(endpoint)  # a refusal leaves nothing behind; a failure leaves its logs
             raise
         if self.plane.caution:
             self._say(f"note: {self.plane.caution}")
@@ -292,6 +293,14 @@ class Controller:
         raise NotFound(
             f"Endpoint {endpoint.name!r} has no version {number if number is not None else wanted}; there are: {numbers}."
         )
+
+    def _undo(self, endpoint: Endpoint) -> None:
+        """Remove an endpoint that was made just now, unless it has a version all the same."""
+        try:
+            if self._find(endpoint.id).latest is None:
+                self.delete(endpoint.id)
+        except DominoError as error:  # the refusal itself tells more
+            self._say(f"what was made of {endpoint.name!r} could not be removed: {error.message}")
 
     def _forget_settings(self, endpoint: Endpoint) -> Endpoint:
         self.records.save_secrets(endpoint, Secrets())

@@ -59,6 +59,16 @@ class DataPlane(abc.ABC):
     #: Seconds between two looks of whoever waits for what `start` began.
     look_s: float = 0.03
 
+    def prepare(self) -> None:
+        """Refuse at once what could not be carried through: called before anything is made for a new endpoint.
+
+        Raises
+        ------
+        Forbidden
+            The data plane does not let us; naming every right that is missing.
+        """
+        return
+
     @abc.abstractmethod
     def up(self, world: World, log: Log) -> bool:
         """Start what must run before anything else can (supervisor, gateway), and all versions whose target is to run.

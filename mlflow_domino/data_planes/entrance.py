@@ -10,19 +10,19 @@ import base64
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mlflow_domino.builder import builder_of
 from mlflow_domino.cluster import Cluster
 from mlflow_domino.data_planes.address import unanswered, url_of
 from mlflow_domino.data_planes.declaration import Declaration
-from mlflow_domino.data_planes.fleet import Fleet
+from mlflow_domino.data_planes.fleet import Fleet, rolled_out, runs, unmade
 from mlflow_domino.data_planes.gateway_image import gateway_image, older, release
 from mlflow_domino.data_planes.installation import gateway_manifests
 from mlflow_domino.data_planes.manifests import Place, to_yaml
 from mlflow_domino.data_planes.vault import Vault
 from mlflow_domino.dialect import Manifest
-from mlflow_domino.errors import Conflict, DominoError, GatewayFailed, InvalidInput, NotFound, Unavailable
+from mlflow_domino.errors import Conflict, DominoError, Forbidden, GatewayFailed, InvalidInput, NotFound, Unavailable
 from mlflow_domino.home import Home
 from mlflow_domino.image import dockerfile
 from mlflow_domino.labels import GATEWAY, GATEWAY_TOKENS, GENERATION_MAP, RELEASE, labels
@@ -89,7 +89,7 @@ class Entrance:
         deployment = self._deployment()
         wanted = deployment is None or not _meant_to_run(deployment) or self._outdated(deployment)
         if wanted or deployment is None or self.vault.lacks_queue():
-            self.install(say)
+            self._install_whole(say)
             return True
         if (deployment.get("status") or {}).get("readyReplicas"):
             return False
@@ -112,6 +112,11 @@ class Entrance:
         """Return the release that is installed, empty where none is."""
         deployment = self._deployment()
         return _release_of(deployment) if deployment is not None else ""
+
+    def outdated(self) -> bool:
+        """Whether the next `ensure` would replace what is installed."""
+        deployment = self._deployment()
+        return deployment is not None and self._outdated(deployment)
 
     def url(self) -> str:
         """Return scheme, host and port that callers use.
@@ -209,8 +214,7 @@ class Entrance:
         wanted = gateway_manifests(self._place, self._declaration, image, release=ours, configuration=configuration)
         for manifest in wanted:
             self._apply(manifest)
-        for kind in {*_OPTIONAL} - {manifest["kind"] for manifest in wanted}:
-            self._cluster.delete(kind, GATEWAY)
+        self._drop({*_OPTIONAL} - {manifest["kind"] for manifest in wanted})
         try:
             self._await_rollout(ours, say)
         except GatewayFailed:
@@ -224,8 +228,8 @@ class Entrance:
 
     def remove(self) -> None:
         """End the gateway, which has nothing left to do; its address and its tokens stay."""
-        for kind in ("Deployment", *_OPTIONAL):
-            self._cluster.delete(kind, GATEWAY)
+        self._cluster.delete("Deployment", GATEWAY)
+        self._drop(_OPTIONAL)
         self._cluster.delete("ConfigMap", GENERATION_MAP)
         self._await_end()
 
@@ -266,6 +270,27 @@ class Entrance:
 
     def _deployment(self) -> Manifest | None:
         return self._cluster.get("Deployment", GATEWAY)
+
+    def _install_whole(self, say: Say) -> None:
+        """Install the gateway; where there was nothing of it before, a failure leaves nothing of it."""
+        anew = self._cluster.get("Service", GATEWAY) is None
+        try:
+            self.install(say)
+        except DominoError:
+            for kind in _KINDS if anew else ():
+                with contextlib.suppress(DominoError):
+                    self._cluster.delete(kind, GATEWAY)
+            for name in (
+                (GATEWAY, GATEWAY_TOKENS) if anew and not self._cluster.list("ConfigMap", labels("endpoint")) else ()
+            ):
+                with contextlib.suppress(DominoError):
+                    self._cluster.delete("Secret", name)
+            raise
+
+    def _drop(self, kinds: Iterable[str]) -> None:
+        for kind in kinds:
+            with contextlib.suppress(Forbidden):  # who has no right to an Ingress has not made one
+                self._cluster.delete(kind, GATEWAY)
 
     def _outdated(self, deployment: Manifest) -> bool:
         deployed = _release_of(deployment)
@@ -313,9 +338,9 @@ class Entrance:
             deployment = self._deployment()
             if deployment is None:
                 raise NotFound("Somebody removed the gateway while it was being installed.")
-            if _rolled_out(deployment):
+            if rolled_out(deployment):
                 return
-            trouble = self._fleet.trouble(ours) or _unmade(deployment)
+            trouble = self._fleet.trouble(ours) or unmade(deployment)
             if trouble or time.monotonic() > deadline:
                 reason = trouble or self._fleet.state(ours) or f"it was not ready within {_ROLLOUT_S:g} s"
                 raise GatewayFailed(
@@ -354,15 +379,10 @@ class Entrance:
         for pod in self._cluster.list("Pod", labels("gateway")):
             self._cluster.delete("Pod", pod["metadata"]["name"], grace_s=_LAST_S)
         deadline = time.monotonic() + _END_S
-        while any(map(_runs, self._cluster.list("Pod", labels("gateway")))) and time.monotonic() < deadline:
+        while any(map(runs, self._cluster.list("Pod", labels("gateway")))) and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
         for lease in self._cluster.list("Lease", labels("gateway")):  # the cluster would do it, a little later
             self._cluster.delete("Lease", lease["metadata"]["name"])
-
-
-def _runs(pod: Manifest) -> bool:
-    containers = pod["status"].get("containerStatuses") or ()
-    return any("running" in (container.get("state") or {}) for container in containers)
 
 
 def _release_of(deployment: Manifest) -> str:
@@ -371,22 +391,6 @@ def _release_of(deployment: Manifest) -> str:
 
 def _meant_to_run(deployment: Manifest) -> bool:
     return int(deployment["spec"].get("replicas", 1)) > 0
-
-
-def _rolled_out(deployment: Manifest) -> bool:
-    status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
-    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
-        return False
-    return bool(
-        wanted == status.get("updatedReplicas", 0) == status.get("replicas", 0) == status.get("availableReplicas", 0)
-    )
-
-
-def _unmade(deployment: Manifest) -> str:
-    """Return why pods cannot even be made, such as for want of quota."""
-    conditions = (deployment.get("status") or {}).get("conditions") or ()
-    failure = next((c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
-    return str(failure.get("message", "")) if failure else ""
 
 
 def _as_written(manifest: Manifest) -> Manifest:

@@ -15,7 +15,7 @@ from mlflow_domino.gateway.pulse import accepted
 from mlflow_domino.gateway.surroundings import WATCHER_PORT
 from mlflow_domino.labels import GENERATION_MAP, PROBLEM, RELEASE, labels, lease_name
 
-__all__ = ["Fleet"]
+__all__ = ["Fleet", "rolled_out", "runs", "unmade"]
 
 _CONTAINER = "gateway"
 _LOOK_S = 0.02
@@ -184,6 +184,29 @@ class Fleet:
         with contextlib.suppress(DominoError):
             return self._cluster.proxy(pod["metadata"]["name"], WATCHER_PORT, "/ready", timeout_s=_ASK_S)[2].decode()
         return ""
+
+
+def rolled_out(deployment: Manifest) -> bool:
+    """Whether all pods of a Deployment are of its newest kind, and take requests."""
+    status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
+    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+        return False
+    return bool(
+        wanted == status.get("updatedReplicas", 0) == status.get("replicas", 0) == status.get("availableReplicas", 0)
+    )
+
+
+def unmade(deployment: Manifest) -> str:
+    """Return why pods cannot even be made, such as for want of quota."""
+    conditions = (deployment.get("status") or {}).get("conditions") or ()
+    failure = next((c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True"), None)
+    return str(failure.get("message", "")) if failure else ""
+
+
+def runs(pod: Manifest) -> bool:
+    """Whether a container of a pod runs."""
+    containers = pod["status"].get("containerStatuses") or ()
+    return any("running" in (container.get("state") or {}) for container in containers)
 
 
 def _ready(pod: Mapping[str, Any]) -> bool:

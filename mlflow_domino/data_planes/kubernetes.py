@@ -26,10 +26,11 @@ from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.entrance import Entrance
 from mlflow_domino.data_planes.forgetting import forget_by_gateway, forget_in
 from mlflow_domino.data_planes.pod_logs import PodLogs
+from mlflow_domino.data_planes.rights import DEPLOY, lacking, to_install, told
 from mlflow_domino.data_planes.supervisor import wait_until
 from mlflow_domino.data_planes.tier import Tier, tier_named
 from mlflow_domino.dialect import Manifest
-from mlflow_domino.errors import DominoError, Failed, InvalidInput, NotFound, Unavailable
+from mlflow_domino.errors import DominoError, Failed, Forbidden, InvalidInput, NotFound, Unavailable
 from mlflow_domino.home import Home
 from mlflow_domino.labels import KIND, VERSION, labels, model_name, variables_name
 from mlflow_domino.models import Artifact, Endpoint, Status, Target, Token, Version
@@ -70,6 +71,15 @@ class KubernetesDataPlane(DataPlane):
         return self.records
 
     # ---- the data plane ----------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        wanted = DEPLOY if self.entrance.deployed() else (*DEPLOY, *to_install(self.declaration))
+        missing = lacking(self.cluster, wanted)
+        if missing:
+            install = " Or have an administrator run `mlflow-domino gateway install`." if wanted is not DEPLOY else ""
+            raise Forbidden(
+                f"You have no right to {told(missing)} in the {self._where}; an administrator grants it in a Role.{install}"
+            )
 
     def up(self, world: World, log: Log) -> bool:
         installed = self.entrance.ensure(self.tokens.all_own(world), log)

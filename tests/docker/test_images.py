@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,55 +9,19 @@ from pathlib import Path
 import pytest
 
 from mlflow_domino import documents, prune, render
-from mlflow_domino.context import Entry, context
 from mlflow_domino.engine import Engine
 from mlflow_domino.errors import DominoError, EnvironmentFailed
 from tests.deployment import ECHO, Deployment
 from tests.forge import commit_all, git
+from tests.images import BASE, SITE, Made, installed
 from tests.packages import Index, make_wheel
-
-BASE = "python:3.11-slim-bookworm"
-SITE = "/usr/local/lib/python3.11/dist-packages"
-
-
-class Made:
-    """Images that a test makes, removed with it."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.names: list[str] = []
-
-    def __call__(self, name: str, recipe: str, **files: str) -> str:
-        tag = f"mlflow-domino-test/{name}:1"
-        members = [Entry("Dockerfile", content=recipe.encode())]
-        members += [Entry(path.replace("__", "/"), content=text.encode()) for path, text in files.items()]
-        archive = io.BytesIO()
-        context(members, archive)
-        archive.seek(0)
-        self._engine.build(archive, tag, arguments={}, log=lambda _line: None)
-        self.names.append(tag)
-        return tag
 
 
 @pytest.fixture
 def image(engine: Engine) -> Iterator[Made]:
     made = Made(engine)
     yield made
-    for name in made.names:
-        engine.remove_image(name)
-
-
-def installed(*packages: str) -> str:
-    """Return lines of a Dockerfile after which packages count as installed."""
-    lines = []
-    for package in packages:
-        name, _, version = package.partition("==")
-        folder = f"{SITE}/{name}-{version}.dist-info"
-        lines.append(
-            f"RUN mkdir -p {folder} && printf 'Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n' "
-            f">{folder}/METADATA"
-        )
-    return "\n".join(lines)
+    made.clean()
 
 
 def test_a_users_own_image_is_the_environment_and_its_packages_can_be_imported(

@@ -58,7 +58,7 @@ def elsewhere(context: str) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _gone() -> Iterator[None]:
-    """See each namespace that was used go, and so everything in it: pods take the cluster a while."""
+    """See each namespace that was used go, and so everything in it."""
     yield
     for context, name in _used:
         with contextlib.closing(Cluster(context, "default")) as cluster:
@@ -79,6 +79,8 @@ def a_namespace(context: str) -> Iterator[Cluster]:
     finally:
         _used.append((context, name))
         cluster.delete("Namespace", name)
+        for pod in inside.list("Pod"):  # an old kubelet keeps what is left of one for a minute
+            inside.delete("Pod", pod["metadata"]["name"], grace_s=0)
         inside.close()
         cluster.close()
 

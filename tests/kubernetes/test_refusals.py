@@ -1,0 +1,279 @@
+"""What a cluster, a registry, an environment or somebody else refuses: each is said with its way out, and leaves nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlflow_domino.builder import builder_of
+from mlflow_domino.check import Finding, Verdict, findings
+from mlflow_domino.cluster import Cluster
+from mlflow_domino.controller import Controller
+from mlflow_domino.data_planes.declaration import Declaration, declared
+from mlflow_domino.data_planes.rights import DEPLOY, Right, to_install
+from mlflow_domino.errors import (
+    AlreadyExists,
+    Conflict,
+    DominoError,
+    EnvironmentFailed,
+    Failed,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+)
+from mlflow_domino.home import Home
+from mlflow_domino.labels import GATEWAY
+from tests.conftest import eventually
+from tests.deployment import ECHO, Deployment
+from tests.images import BASE, Made, installed
+from tests.kubernetes.access import account
+from tests.kubernetes.conftest import REGISTRY, a_namespace, left_behind
+from tests.registry import registry
+
+
+@pytest.fixture(scope="module")
+def context() -> str:
+    """One cluster is enough: what differs between two is where they are."""
+    return "local"
+
+
+@pytest.fixture
+def empty() -> Iterator[Cluster]:
+    """A namespace without a gateway."""
+    with a_namespace("local") as inside:
+        yield inside
+
+
+@pytest.fixture
+def image() -> Iterator[Made]:
+    made = Made(builder_of())
+    yield made
+    made.clean()
+
+
+@pytest.fixture
+def homes(tmp_path: Path, shared_environments: Path) -> Any:
+    """Make homes that declare a data plane `kube`."""
+    made: list[Home] = []
+
+    def home(**declared: object) -> Home:
+        home = Home(tmp_path / f"home-{len(made)}")
+        home.ensure()
+        values = {"kind": "kubernetes", "registry": REGISTRY, **declared}
+        lines = [f"{key} = {str(v) if isinstance(v, int) else repr(str(v))}\n" for key, v in values.items()]
+        home.config.write_text("[data_planes.kube]\n" + "".join(lines).replace("'", '"'))
+        home.environments.symlink_to(shared_environments)
+        made.append(home)
+        return home
+
+    return home
+
+
+def at(cluster: Cluster) -> dict[str, str]:
+    """Return the declaration's keys that mean a namespace."""
+    return {"context": cluster.context, "namespace": cluster.namespace}
+
+
+def objects_of(cluster: Cluster) -> list[str]:
+    """Return everything that somebody made in a namespace, its gateway too."""
+    found = [f"Service {s['metadata']['name']}" for s in cluster.list("Service")]
+    found += [f"{k} {o['metadata']['name']}" for k in ("Role", "RoleBinding", "Lease") for o in cluster.list(k)]
+    accounts = [f"ServiceAccount {o['metadata']['name']}" for o in cluster.list("ServiceAccount")]
+    tokens = [
+        f"Secret {o['metadata']['name']}" for o in cluster.list("Secret") if "-token-" not in o["metadata"]["name"]
+    ]
+    return sorted({*left_behind(cluster), *found, *accounts, *tokens} - {"ServiceAccount default"})
+
+
+def refused(home: Home, kind: type[DominoError], words: str, folder: Path) -> None:
+    deployment = Deployment(home, "domino:/kube")
+    with pytest.raises(kind, match=words):
+        deployment.create("refused", deployment.project(folder, ECHO, VALUE=1))
+
+
+def found_by_check(home: Home, what: str) -> Finding:
+    return next(f for f in findings(home, declared("domino:/kube", home)) if f.what == what)
+
+
+# ---- environments and registries -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "words"),
+    [
+        (f"FROM {BASE}\n{installed('six==1.16.0')}", {"install_harness_packages": "false"}, "lacks uWSGI, Flask, Prometheus"),
+        (f"FROM {BASE}\nUSER 1000", {}, r"no user with uid and gid 12574.*USER root"),
+        ("FROM scratch\nCOPY file /file", {}, "has no Python"),
+    ],
+    ids=["without packages", "without the user", "without Python"],
+)  # fmt: skip
+def test_an_environment_that_cannot_serve_is_refused_with_what_it_lacks(
+    deployment: Deployment, namespace: Cluster, image: Made, tmp_path: Path, recipe: str, settings: dict[str, str], words: str
+) -> None:  # fmt: skip
+    deployment.controller.up()
+    before = running(namespace)
+    own = image("refused", recipe, file="x")
+    with pytest.raises(EnvironmentFailed, match=words):
+        deployment.create("refused", deployment.project(tmp_path, ECHO, VALUE=1), environment=own, **settings)
+    assert running(namespace) == before
+    assert deployment.controller.endpoint("refused").status.value == "Failed"
+
+
+def running(cluster: Cluster) -> list[str]:
+    return [o["metadata"]["name"] for kind in ("Deployment", "Service") for o in cluster.list(kind)]
+
+
+def test_a_registry_that_refuses_the_push_is_named_with_the_way_to_sign_in(
+    deployment: Deployment, namespace: Cluster, homes: Any, tmp_path: Path
+) -> None:
+    deployment.controller.up()
+    before = running(namespace)
+    with registry(tmp_path / "registry", closed=True) as closed:
+        home = homes(**at(namespace), registry=closed.host)
+        refused(home, Failed, rf"{closed.host} refuses the push.*docker login {closed.host}", tmp_path / "p")
+        assert running(namespace) == before
+        Controller.open("domino:/kube", home=home).delete("refused")
+
+
+def test_a_first_create_whose_registry_refuses_the_gateway_leaves_nothing(
+    empty: Cluster, homes: Any, tmp_path: Path
+) -> None:
+    before = objects_of(empty)
+    with registry(tmp_path / "registry", closed=True) as closed:
+        refused(homes(**at(empty), registry=closed.host), Failed, "refuses the push", tmp_path / "p")
+    assert objects_of(empty) == before
+
+
+# ---- the cluster -----------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_context_and_a_namespace_that_is_not_there_are_named(homes: Any, tmp_path: Path) -> None:
+    refused(homes(context="nowhere"), DominoError, "No context 'nowhere'.*local", tmp_path / "1")
+    absent = homes(context="local", namespace="test-absent")
+    refused(absent, NotFound, "kubectl create namespace test-absent", tmp_path / "2")
+    assert found_by_check(absent, "Namespace").way_out == "kubectl create namespace test-absent"
+
+
+def rules_of(*rights: Right) -> list[dict[str, list[str]]]:
+    return [right.rule() for right in rights]
+
+
+def with_rights(cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch, *rights: Right) -> dict[str, str]:
+    """Be somebody who has some rights only; return the declaration's keys."""
+    someone = account(cluster, folder, "someone", rules_of(*rights))
+    monkeypatch.setenv("KUBECONFIG", str(someone._transport._wanted[2]))
+    someone.close()
+    return {"context": "own", "namespace": cluster.namespace}
+
+
+def test_whoever_lacks_rights_is_told_all_of_them_before_anything_is_made(
+    empty: Cluster, homes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = Cluster("local", empty.namespace, kubeconfig=None)
+    admin.version()
+    reading = [Right(r.kind, ("get", "list"), r.part) for r in DEPLOY]
+    home = homes(**with_rights(empty, tmp_path, monkeypatch, *reading))
+    before = objects_of(admin)
+    refused(home, Forbidden, "create, update, delete ConfigMap; .* Deployment; .*gateway install", tmp_path / "p")
+    assert objects_of(admin) == before
+    assert "create, update, delete ConfigMap" in found_by_check(home, "Rights").found
+    gateway = found_by_check(home, "Gateway")
+    assert gateway.verdict is Verdict.MISSING
+    assert "gateway install" in gateway.way_out
+
+
+def test_the_rights_that_check_names_are_enough(
+    empty: Cluster, homes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = homes(**with_rights(empty, tmp_path, monkeypatch, *DEPLOY, *to_install(Declaration("kube"))))
+    deployment = Deployment(home, "domino:/kube")
+    view = deployment.create("mine", deployment.project(tmp_path / "1", ECHO, VALUE=1), **{"env.A": "b"})
+    assert deployment.call(view, {"data": {}}).json()["result"] == 1
+    deployment.update("mine", deployment.project(tmp_path / "2", ECHO, VALUE=2))
+    deployment.update("mine", replicas=2)
+    deployment.controller.rollback("mine")
+    deployment.controller.create_token("mine", "second")
+    deployment.controller.revoke_token("mine", "second")
+    assert deployment.controller.plane.logs(deployment.controller.find_version("mine"))
+    found = {f.what: f.verdict for f in findings(home, declared("domino:/kube", home))}
+    assert found["Rights"] is found["Gateway"] is found["Namespace"] is Verdict.OK
+    deployment.clean()
+    deployment.controller.down()
+
+
+def test_a_quota_on_services_leaves_nothing_of_the_endpoint(
+    deployment: Deployment, namespace: Cluster, tmp_path: Path
+) -> None:
+    deployment.controller.up()
+    before = objects_of(namespace)
+    meta = {"name": "one"}
+    hard = {"count/deployments.apps": "1"}  # the gateway's
+    namespace.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}})
+    try:
+        quota_used(namespace)
+        with pytest.raises(Forbidden, match="exceeded quota: one"):
+            deployment.create("refused", deployment.project(tmp_path, ECHO, VALUE=1))
+    finally:
+        namespace.delete("ResourceQuota", "one")
+    assert objects_of(namespace) == before
+
+
+def quota_used(namespace: Cluster) -> None:
+    eventually(lambda: (namespace.get("ResourceQuota", "one") or {}).get("status", {}).get("used"), within=30)
+
+
+def test_a_node_port_that_is_taken_is_refused_and_leaves_nothing_of_the_gateway(
+    empty: Cluster, namespace: Cluster, deployment: Deployment, homes: Any, tmp_path: Path
+) -> None:
+    deployment.controller.up()
+    service = namespace.get("Service", GATEWAY)
+    assert service
+    port = service["spec"]["ports"][0]["nodePort"]
+    before = objects_of(empty)
+    refused(homes(**at(empty), node_port=port), InvalidInput, f"node port {port} is taken.*node_port", tmp_path / "p")
+    assert objects_of(empty) == before
+    refused(homes(**at(empty), node_port=81), InvalidInput, "not in the valid range", tmp_path / "p")
+    assert objects_of(empty) == before
+
+
+# ---- somebody else ---------------------------------------------------------------------------------------------------
+
+
+def test_of_two_people_who_take_a_name_at_the_same_moment_exactly_one_has_it(
+    deployment: Deployment, namespace: Cluster, homes: Any, tmp_path: Path
+) -> None:
+    deployment.controller.up()
+    people = [Deployment(homes(**at(namespace)), "domino:/kube") for _ in range(2)]
+    outcomes: list[Any] = [None, None]
+    together = threading.Barrier(2)
+
+    def create(number: int) -> None:
+        project = people[number].project(tmp_path / f"p{number}", ECHO, VALUE=number)
+        together.wait()
+        try:
+            outcomes[number] = people[number].create("wanted", project)
+        except DominoError as error:
+            outcomes[number] = error
+
+    threads = [threading.Thread(target=create, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lost = [o for o in outcomes if isinstance(o, DominoError)]
+    assert len(lost) == 1, outcomes
+    assert isinstance(lost[0], AlreadyExists | Conflict)
+    winner = next(n for n in range(2) if outcomes[n] is not lost[0])
+    (view,) = people[1 - winner].controller.endpoints()
+    assert view.endpoint.id == outcomes[winner].endpoint.id
+    assert people[winner].call(view, {"data": {}}).json()["result"] == winner
+    assert len(deployment.controller.records.versions()) == 1
+    people[1 - winner].controller.delete("wanted")
+    assert not deployment.controller.endpoints()
+    with contextlib.suppress(NotFound):
+        deployment.controller.endpoint("wanted")
