@@ -41,6 +41,13 @@ class Site:
     def names(self) -> list[str]:
         return [pod["metadata"]["name"] for pod in self.pods()]
 
+    def running(self) -> list[str]:
+        """Return the gateway's pods with a container that runs."""
+        found = [
+            (pod, pod["status"].get("containerStatuses", ())) for pod in self.cluster.list("Pod", labels("gateway"))
+        ]
+        return [pod["metadata"]["name"] for pod, held in found if any("running" in one["state"] for one in held)]
+
     def call(self, path: str = PATH, body: Any = None) -> tuple[int, Any]:
         return call(self.entrance.url(), path, body)
 
