@@ -18,6 +18,7 @@ __all__ = ["Clerk", "in_thread"]
 
 T = TypeVar("T")
 Change = Callable[[Turn], T]
+Then = Callable[[Any, Exception | None], object]
 
 _JOINED = 128
 _FIRST_PAUSE_S = 0.1
@@ -45,7 +46,7 @@ class Clerk:
         self._say = say
         self._loop = asyncio.get_running_loop()
         self._changed = threading.Condition()
-        self._changes: list[tuple[Change[Any], asyncio.Future[Any]]] = []
+        self._changes: list[tuple[Change[Any], Then]] = []
         self._ended = False
         self._thread = threading.Thread(target=self._work, name="clerk", daemon=True)
         self._thread.start()
@@ -56,10 +57,19 @@ class Clerk:
         A change may be done again when its transaction failed: it must not count on being the first.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        with self._changed:
-            self._changes.append((change, future))
-            self._changed.notify()
+
+        def told(result: T, error: Exception | None) -> None:
+            if not future.cancelled():
+                future.set_result(result) if error is None else future.set_exception(error)
+
+        self.put(change, told)
         return future
+
+    def put(self, change: Change[Any], then: Then) -> None:
+        """Have a change written; `then` gets what it returns, or its error, when it is on disk."""
+        with self._changed:
+            self._changes.append((change, then))
+            self._changed.notify()
 
     def end(self, timeout_s: float) -> None:
         """Write what is still to be written, as far as there is time."""
@@ -80,12 +90,10 @@ class Clerk:
             with contextlib.suppress(RuntimeError):  # as below
                 self._loop.call_soon_threadsafe(_tell, done)
 
-    def _write(
-        self, taken: list[tuple[Change[Any], asyncio.Future[Any]]]
-    ) -> list[tuple[asyncio.Future[Any], Any, Exception | None]]:
+    def _write(self, taken: list[tuple[Change[Any], Then]]) -> list[tuple[Then, Any, Exception | None]]:
         try:
             results = self._persist([change for change, _ in taken])
-            return [(future, result, None) for (_, future), result in zip(taken, results, strict=True)]
+            return [(then, result, None) for (_, then), result in zip(taken, results, strict=True)]
         except Exception as error:
             if len(taken) == 1:
                 return [(taken[0][1], None, error)]
@@ -121,23 +129,23 @@ async def in_thread(work: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
+    def told(result: T, error: Exception | None) -> None:
+        if not future.cancelled():
+            future.set_result(result) if error is None else future.set_exception(error)
+
     def run() -> None:
+        done: list[tuple[Then, Any, Exception | None]]
         try:
-            told: list[tuple[asyncio.Future[Any], Any, Exception | None]] = [(future, work(), None)]
+            done = [(told, work(), None)]
         except Exception as error:
-            told = [(future, None, error)]
+            done = [(told, None, error)]
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody wants to know
-            loop.call_soon_threadsafe(_tell, told)
+            loop.call_soon_threadsafe(_tell, done)
 
     threading.Thread(target=run, daemon=True).start()
     return await future
 
 
-def _tell(done: list[tuple[asyncio.Future[Any], Any, Exception | None]]) -> None:
-    for future, result, error in done:
-        if future.cancelled():
-            continue
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+def _tell(done: list[tuple[Then, Any, Exception | None]]) -> None:
+    for then, result, error in done:
+        then(result, error)

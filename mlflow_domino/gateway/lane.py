@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Coroutine
@@ -13,12 +14,15 @@ from typing import Any
 
 from mlflow_domino.gateway import seldon
 from mlflow_domino.gateway.clerk import Clerk
+from mlflow_domino.gateway.exchange import Broken, Unreached
 from mlflow_domino.gateway.inventory import AsyncEndpoint
-from mlflow_domino.gateway.seldon import Answered, Broken, Unreached
+from mlflow_domino.gateway.seldon import Answered
 from mlflow_domino.queue.prediction import Attempt, Lease, Outcome, State
 from mlflow_domino.queue.turn import Turn
 
 __all__ = ["Lane"]
+
+Change = Callable[[Turn], object]
 
 #: What is leased beyond what runs, so that quick models need not wait for the disk: work for so long, and no more.
 _AHEAD_S = 0.02
@@ -27,6 +31,8 @@ _FIRST_PAUSE_S = 0.05
 _LAST_PAUSE_S = 2.0
 #: The replica itself says that the time is over; then the connection is given up.
 _GRACE_S = 15.0
+#: What a replica says that is not the model's own error.
+_AGAIN = ("NOT_READY", "TIMEOUT")
 
 
 @dataclass
@@ -82,6 +88,7 @@ class Lane:
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking = self._dry = self._rung = False
         self._mean_s = 1.0
+        self._secret = ""
         self.follow(endpoint, max_result)
 
     # ---- what the dispatcher tells it ----------------------------------------------------------------------------
@@ -157,11 +164,11 @@ class Lane:
             run = _Run(lease, replica, self._endpoint.version, self._clock())
             self._running[lease.id] = run
             replica.flying += 1
-            self._begin(self._run(run))
+            self._send(run)
         wanted = self._slots() - len(self._ready)
         if wanted > 0 and not self._asking and not self._dry:
             self._asking, self._rung = True, False
-            self._begin(self._lease(wanted, self._endpoint.version))
+            self._lease(wanted, self._endpoint.version)
 
     def _free(self) -> _Replica | None:
         limit = self._endpoint.limit
@@ -178,68 +185,78 @@ class Lane:
     def _ahead(self) -> int:
         return min(_AHEAD, int(len(self._replicas) * self._endpoint.limit * _AHEAD_S / self._mean_s))
 
-    async def _lease(self, wanted: int, version: int) -> None:
+    def _lease(self, wanted: int, version: int) -> None:
         capacity = len(self._replicas) * self._endpoint.limit + self._ahead() + self._elsewhere()
         endpoint_id, keep_ms = self._endpoint.endpoint_id, self._keep_ms
 
         def take(turn: Turn) -> list[Lease]:
             return turn.take(endpoint_id, wanted, capacity=capacity, version=version, keep_ms=keep_ms)
 
-        try:
-            taken = await self._clerk.do(take)
-        finally:
+        def leased(taken: list[Lease], error: Exception | None) -> None:
             self._asking = False
-        self._ready.extend(taken)
-        if version != self._endpoint.version:
-            self._give_back()
-        self._dry = len(taken) < wanted and not self._rung
-        self._pump()
+            if error is not None:
+                raise error
+            self._ready.extend(taken)
+            if version != self._endpoint.version:
+                self._give_back()
+            self._dry = len(taken) < wanted and not self._rung
+            self._pump()
+
+        self._clerk.put(take, leased)
 
     def _elsewhere(self) -> int:
         """Return how many run on replicas that get no more."""
         return sum(self._replicas.get(run.replica.address) is not run.replica for run in self._running.values())
 
-    async def _run(self, run: _Run) -> None:
+    def _send(self, run: _Run) -> None:
         lease, timeout_s = run.lease, self._endpoint.timeout_s
         body = seldon.message(lease.request, lease.id, lease.fence, run.begun_ms + int(timeout_s * 1000))
-        try:
-            token = Path(self._endpoint.token).read_text("ascii").strip()
-            answered = await seldon.predict(run.replica.address, token, body, timeout_s=timeout_s + _GRACE_S)
-        except (Unreached, OSError):
-            change = _release(lease)
-            self._close(run.replica)
-        except Broken as error:
-            change = self._lost(run, str(error))
-            self._close(run.replica)
-        else:
-            change = self._judged(run, answered)
-        run.replica.flying -= 1
-        if self._running.pop(lease.id, None) is not None:
-            self._store(lease, change)
-        self._pump()
+
+        def then(answered: Answered | Unreached | Broken) -> None:
+            run.replica.flying -= 1
+            if self._running.pop(lease.id, None) is not None:
+                self._store(lease, self._judged(run, answered))
+            self._pump()
+
+        seldon.predict(run.replica.address, self._token(), body, timeout_s=timeout_s + _GRACE_S, then=then)
+
+    def _token(self) -> str:
+        """Return the gateway's own token; it stays the same for an endpoint's life."""
+        if not self._secret:
+            with contextlib.suppress(OSError):  # the replica will say that it is not ready
+                self._secret = Path(self._endpoint.token).read_text("ascii").strip()
+        return self._secret
 
     # ---- answers -------------------------------------------------------------------------------------------------
 
-    def _judged(self, run: _Run, answered: Answered) -> Callable[[Turn], object]:
+    def _judged(self, run: _Run, answered: Answered | Unreached | Broken) -> Change:
         """Return what an answer means for the queue."""
+        if isinstance(answered, Unreached):
+            self._close(run.replica)
+            return _release(run.lease)
+        if isinstance(answered, Broken):
+            self._close(run.replica)
+            return self._lost(run, str(answered))
         if not answered.reason:
             run.replica.refusals = 0
             return self._succeeded(run, answered.result)
-        if answered.reason == "BUSY":
+        return self._failed(run, answered)
+
+    def _failed(self, run: _Run, answered: Answered) -> Change:
+        if answered.reason in ("BUSY", "NOT_READY"):
             self._close(run.replica)
+        if answered.reason == "BUSY":
+            if run.lease.fence > 1:  # with an earlier run of this very prediction, whose dispatcher is gone
+                self._begin(self._end_earlier(run))
             return _release(run.lease)
         if run.cancelled:
             return _finish(run.lease, _CANCELLED, self._keep_ms)
-        if answered.reason in ("NOT_READY", "TIMEOUT", "UNAUTHORIZED") or (
-            answered.status >= 500 and answered.reason != "MODEL_ERROR"
-        ):
-            if answered.reason == "NOT_READY":
-                self._close(run.replica)
-            return self._lost(run, answered.info or answered.reason)
-        ran_ms = int((time.monotonic() - run.begun) * 1000)
-        return _finish(run.lease, Outcome(State.FAILED, errors=(answered.info,)), self._keep_ms, ran_ms)
+        if answered.reason == "MODEL_ERROR" or (answered.status < 500 and answered.reason not in _AGAIN):
+            ran_ms = int((time.monotonic() - run.begun) * 1000)
+            return _finish(run.lease, Outcome(State.FAILED, errors=(answered.info,)), self._keep_ms, ran_ms)
+        return self._lost(run, answered.info or answered.reason)
 
-    def _succeeded(self, run: _Run, result: str) -> Callable[[Turn], object]:
+    def _succeeded(self, run: _Run, result: str) -> Change:
         ran_s = time.monotonic() - run.begun
         self._mean_s += (ran_s - self._mean_s) * 0.2
         size = len(result.encode())
@@ -252,7 +269,7 @@ class Lane:
             outcome = Outcome(State.FAILED, errors=(reason,))
         return _finish(run.lease, outcome, self._keep_ms, int(ran_s * 1000))
 
-    def _lost(self, run: _Run, reason: str) -> Callable[[Turn], object]:
+    def _lost(self, run: _Run, reason: str) -> Change:
         """Return what to do with a run that came to no answer: try again, unless its time is over."""
         timeout_s = self._endpoint.timeout_s
         if time.monotonic() - run.begun >= timeout_s - 0.5:
@@ -264,26 +281,31 @@ class Lane:
         strike = run.version == self._endpoint.version
         return lambda turn: turn.lose(run.lease, attempt, most=most, keep_ms=keep_ms, strike=strike)
 
-    def _store(self, lease: Lease, change: Callable[[Turn], object]) -> None:
+    def _store(self, lease: Lease, change: Change) -> None:
         self._storing[lease.id] = lease.fence
-        self._begin(self._stored(lease, change))
 
-    async def _stored(self, lease: Lease, change: Callable[[Turn], object]) -> None:
-        await self._clerk.do(change)
-        if self._storing.get(lease.id) == lease.fence:
-            del self._storing[lease.id]
+        def stored(_result: object, error: Exception | None) -> None:
+            if self._storing.get(lease.id) == lease.fence:
+                del self._storing[lease.id]
+            if error is not None:
+                raise error
+
+        self._clerk.put(change, stored)
 
     async def _stop(self, run: _Run) -> None:
-        token = Path(self._endpoint.token).read_text("ascii").strip()
-        if not await seldon.stop(run.replica.address, token, run.lease.id):
+        if not await seldon.stop(run.replica.address, self._token(), run.lease.id):
             run.cancelled = False
             await self._clerk.do(lambda turn: turn.keep_running(run.lease))
+
+    async def _end_earlier(self, run: _Run) -> None:
+        await seldon.stop(run.replica.address, self._token(), run.lease.id)
 
     # ---- replicas ------------------------------------------------------------------------------------------------
 
     def _close(self, replica: _Replica) -> None:
         """Send nothing to a replica until it says that it is ready."""
         replica.refusals += 1
+        self._secret = ""
         if not replica.closed:
             replica.closed = True
             self._begin(self._open_when_ready(replica))
@@ -312,9 +334,9 @@ class Lane:
 _CANCELLED = Outcome(State.CANCELLED, errors=("cancelled while it ran",))
 
 
-def _finish(lease: Lease, outcome: Outcome, keep_ms: int, ran_ms: int | None = None) -> Callable[[Turn], object]:
+def _finish(lease: Lease, outcome: Outcome, keep_ms: int, ran_ms: int | None = None) -> Change:
     return lambda turn: turn.finish(lease, outcome, keep_ms=keep_ms, ran_ms=ran_ms)
 
 
-def _release(lease: Lease) -> Callable[[Turn], object]:
+def _release(lease: Lease) -> Change:
     return lambda turn: turn.release(lease)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from mlflow_domino.gateway.metrics import Exposition
 from mlflow_domino.queue.queue import Depth, Queue
-from mlflow_domino.queue.turn import BUCKETS_S
+from mlflow_domino.queue.schema import BUCKETS_S
 
 __all__ = ["add_measures"]
 
@@ -25,22 +25,22 @@ _HISTOGRAMS = {
 
 def add_measures(exposition: Exposition, queue: Queue, endpoints: Iterable[str], at_ms: int) -> None:
     """Add what is known of these endpoints."""
-    tallies = queue.tallies()
+    counts = queue.counts()
     for endpoint_id in endpoints:
         labels = {"endpoint": endpoint_id}
-        own = {name: value for (endpoint, name), value in tallies.items() if endpoint == endpoint_id}
+        own = counts.get(endpoint_id, {})
         _add_depth(exposition, queue.depth(endpoint_id), labels, at_ms)
         for outcome in _OUTCOMES:
             words = "Predictions that ended, by how."
             exposition.counter(
                 "domino_async_predictions_total", words, own.get(outcome, 0), {**labels, "outcome": outcome}
             )
-        for tally, (name, words) in _COUNTERS.items():
-            exposition.counter(name, words, own.get(tally, 0), labels)
-        for tally, (name, words) in _HISTOGRAMS.items():
-            counts = [own.get(f"{tally}:{n}", 0) for n in range(len(BUCKETS_S))]
-            buckets = dict(zip(BUCKETS_S, itertools.accumulate(counts), strict=True))
-            exposition.histogram(name, words, buckets, own.get(f"{tally}_ms", 0) / 1000, labels)
+        for counted, (name, words) in _COUNTERS.items():
+            exposition.counter(name, words, own.get(counted, 0), labels)
+        for counted, (name, words) in _HISTOGRAMS.items():
+            found = [own.get(f"{counted}_{n}", 0) for n in range(len(BUCKETS_S))]
+            buckets = dict(zip(BUCKETS_S, itertools.accumulate(found), strict=True))
+            exposition.histogram(name, words, buckets, own.get(f"{counted}_ms", 0) / 1000, labels)
 
 
 def _add_depth(exposition: Exposition, depth: Depth, labels: Mapping[str, str], at_ms: int) -> None:

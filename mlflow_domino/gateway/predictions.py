@@ -25,18 +25,21 @@ from flask import Blueprint, Response, request
 
 from mlflow_domino.errors import Conflict, GatewayFailed, InvalidInput, NotFound, Unavailable, Unsupported
 from mlflow_domino.gateway.callers import Callers, carries
-from mlflow_domino.gateway.inventory import AsyncEndpoint, Inventory
+from mlflow_domino.gateway.inventory import AsyncEndpoint, Inventory, QueueAccess
 from mlflow_domino.gateway.metrics import Exposition
 from mlflow_domino.gateway.submissions import Limits, parse, wait_of
 from mlflow_domino.gateway.told import brief, counted, detailed
 from mlflow_domino.gateway.wake import ring
 from mlflow_domino.models import valid_id
-from mlflow_domino.queue.prediction import Prediction, State, begun_ms, now_ms
+from mlflow_domino.queue.prediction import State, begun_ms, now_ms
 
 if TYPE_CHECKING:
     from mlflow_domino.queue.queue import Queue
 
 __all__ = ["PATH", "Predictions", "Refusal"]
+
+#: State, result and errors of a prediction, the last two in JSON.
+Poll = tuple[State, str | None, str | None]
 
 PATH = "/api/modelApis/async/v1"
 _MOST = 1000
@@ -76,6 +79,7 @@ class Predictions:
         self._callers = Callers()
         self._opening = threading.Lock()
         self._queues: dict[str, Queue] = {}
+        self._known: tuple[QueueAccess, Queue] | None = None
         self._waiters = threading.BoundedSemaphore(_WAITERS)
         self._depths = _Depths()
 
@@ -125,7 +129,7 @@ class Predictions:
         if not wait_s:
             return _json({"asyncPredictionId": prediction_id})
         found = self._await(queue, endpoint_id, prediction_id, wait_s)
-        return _answer(found, wait_s) if found else _json({"asyncPredictionId": prediction_id, "status": "queued"})
+        return _answer(prediction_id, found or (State.QUEUED, None, None), wait_s)
 
     def show(self, endpoint_id: str, prediction_id: str) -> Response:
         inventory, endpoint = self._endpoint(endpoint_id, prediction_id)
@@ -135,10 +139,15 @@ class Predictions:
         if found is None:
             raise _absent(prediction_id, endpoint)
         if not _is_true("details"):
-            return _answer(found, wait_s)
-        position = queue.position(found) if found.state is State.QUEUED else None
-        webhook = queue.webhook(prediction_id) if found.webhook else None
-        return _answer(found, wait_s, detailed(found, position=position, webhook=webhook, at_ms=now_ms()))
+            return _answer(prediction_id, found, wait_s)
+        whole = queue.get(endpoint_id, prediction_id)
+        if whole is None:
+            raise _absent(prediction_id, endpoint)
+        position = queue.position(whole) if whole.state is State.QUEUED else None
+        webhook = queue.webhook(prediction_id) if whole.webhook else None
+        return _answer(
+            prediction_id, found, wait_s, detailed(whole, position=position, webhook=webhook, at_ms=now_ms())
+        )
 
     def list(self, endpoint_id: str) -> Response:
         inventory, _ = self._endpoint(endpoint_id)
@@ -174,10 +183,10 @@ class Predictions:
             return _json({"asyncPredictionId": prediction_id, "status": state.status, "cancelling": True}, status=202)
         if state is not State.CANCELLED:
             raise Refusal(409, "FINISHED", f"it has {state.status} already")
-        found = queue.get(endpoint_id, prediction_id)
+        found = queue.poll(endpoint_id, prediction_id)
         if found is None:
             raise _absent(prediction_id, endpoint)
-        return _answer(found)
+        return _answer(prediction_id, found)
 
     def retry(self, endpoint_id: str, prediction_id: str) -> Response:
         inventory, endpoint = self._endpoint(endpoint_id, prediction_id)
@@ -243,30 +252,35 @@ class Predictions:
 
     def _queue(self, inventory: Inventory) -> Queue:
         """Return the queue, opened when it is first needed: importing SQLAlchemy takes a while."""
-        if inventory.queue is None:
+        access = inventory.queue
+        if access is None:
             raise Refusal(503, "NOT_READY", "this gateway has no queue of predictions", Retry_After="5")
-        url = Path(inventory.queue.database).read_text("utf-8").strip()
-        if url not in self._queues:
-            from mlflow_domino.queue.database import Database
-            from mlflow_domino.queue.queue import Queue
-
+        known = self._known
+        if known is None or known[0] is not access:
+            url = Path(access.database).read_text("utf-8").strip()
             with self._opening:
-                if url not in self._queues:
-                    self._queues[url] = Queue(Database(url))
+                known = self._known = access, self._queues.get(url) or self._open(url)
+        return known[1]
+
+    def _open(self, url: str) -> Queue:
+        from mlflow_domino.queue.database import Database
+        from mlflow_domino.queue.queue import Queue
+
+        self._queues[url] = Queue(Database(url))
         return self._queues[url]
 
-    def _await(self, queue: Queue, endpoint_id: str, prediction_id: str, wait_s: float) -> Prediction | None:
+    def _await(self, queue: Queue, endpoint_id: str, prediction_id: str, wait_s: float) -> Poll | None:
         """Return a prediction; when it has ended or the time is over, where a thread is free to wait."""
-        found = queue.get(endpoint_id, prediction_id)
+        found = queue.poll(endpoint_id, prediction_id)
         if not wait_s or found is None or not self._waiters.acquire(blocking=False):
             return found
         with contextlib.ExitStack() as stack:
             stack.callback(self._waiters.release)
             deadline, pause_s = time.monotonic() + wait_s, _FIRST_LOOK_S
-            while found is not None and found.state.status == "queued" and time.monotonic() < deadline:
+            while found is not None and found[0].status == "queued" and time.monotonic() < deadline:
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 1.2, _LAST_LOOK_S)
-                found = queue.get(endpoint_id, prediction_id)
+                found = queue.poll(endpoint_id, prediction_id)
         return found
 
     def _await_cancel(self, queue: Queue, endpoint_id: str, prediction_id: str) -> State:
@@ -336,16 +350,18 @@ def _absent(prediction_id: str, endpoint: AsyncEndpoint) -> Refusal:
     return Refusal(404, "NOT_FOUND", "there is no such prediction of this endpoint")
 
 
-def _answer(found: Prediction, wait_s: float = 0.0, more: dict[str, object] | None = None) -> Response:
-    """Return what Domino answers to a poll, and `more`; a result is passed on as it was stored."""
-    document: dict[str, object] = {"asyncPredictionId": found.id, "status": found.state.status}
-    if found.state.status == "failed":
-        document["errors"] = list(found.errors)
-    text = json.dumps({**document, **(more or {})}, ensure_ascii=False)
-    if found.state is State.SUCCEEDED:
-        text = f'{text[:-1]}, "result": {found.result}}}'
-    response = Response(text, mimetype="application/json")
-    if found.state.status == "queued":
+def _answer(prediction_id: str, found: Poll, wait_s: float = 0.0, more: dict[str, object] | None = None) -> Response:
+    """Return what Domino answers to a poll, and `more`; result and errors are passed on as they were stored."""
+    state, result, errors = found
+    parts = [f'{{"asyncPredictionId": "{prediction_id}", "status": "{state.status}"']
+    if state.status == "failed":
+        parts.append(f'"errors": {errors or "[]"}')
+    if state is State.SUCCEEDED:
+        parts.append(f'"result": {result}')
+    if more:
+        parts.append(json.dumps(more, ensure_ascii=False)[1:-1])
+    response = Response(", ".join(parts) + "}", mimetype="application/json")
+    if state.status == "queued":
         response.headers["Retry-After"] = "1"
     if wait_s:
         response.headers["Preference-Applied"] = f"wait={wait_s:g}"

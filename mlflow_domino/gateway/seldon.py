@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Answered", "Broken", "Unreached", "ask_ready", "message", "predict", "stop"]
+from mlflow_domino.gateway.exchange import Broken, Exchange, Unreached
+
+__all__ = ["Answered", "ask_ready", "message", "predict", "stop"]
 
 _PREDICTIONS = "/api/v1.0/predictions"
-_CONNECT_S = 5.0
 _ASK_S = 3.0
-_HEAD_LIMIT = 1 << 16
-#: An answer that is larger than any result may be; what is beyond is not read.
-_BODY_LIMIT = 8 << 20
-
-
-class Unreached(Exception):
-    """No byte of the prediction reached the replica."""
-
-
-class Broken(Exception):
-    """The replica had the prediction, and no answer came."""
 
 
 @dataclass(frozen=True)
@@ -45,42 +36,61 @@ class Answered:
     info: str = ""
 
 
+#: Gets what a replica answered, or why it did not.
+Then = Callable[[Answered | Unreached | Broken], object]
+
+
 def message(request: str, prediction_id: str, attempt: int, deadline_ms: int) -> bytes:
     """Return a prediction as Seldon's message; `request` is JSON, and stays as its caller wrote it."""
     meta = {"puid": prediction_id, "tags": {"attempt": attempt, "deadline_ms": deadline_ms}}
     return f'{{"jsonData": {request}, "meta": {json.dumps(meta)}}}'.encode("utf-8", "surrogatepass")
 
 
-async def predict(address: str, token: str, body: bytes, *, timeout_s: float) -> Answered:
-    """Have a replica predict.
+def predict(address: str, token: str, body: bytes, *, timeout_s: float, then: Then) -> None:
+    """Have a replica predict; `then` gets its answer, or why there is none.
 
-    Raises
-    ------
-    Unreached
-        It has not got the message.
-    Broken
-        It may have run it, and there is no answer.
+    `Unreached` means that it has not got the message; `Broken`, that it may have run it.
     """
-    status, raw = await _exchange(address, "POST", _PREDICTIONS, token, body, timeout_s=timeout_s)
-    return _read(status, raw)
+
+    def done(status: int, raw: bytes, error: Unreached | Broken | None) -> None:
+        if error is None:
+            try:
+                answered = _read(status, raw)
+            except Broken as broken:
+                error = broken
+        then(error or answered)
+
+    Exchange(address, _request("POST", _PREDICTIONS, token, body), timeout_s, done)
 
 
 async def ask_ready(address: str) -> bool:
     """Whether a replica takes predictions."""
-    try:
-        status, _ = await _exchange(address, "GET", "/ready", "", b"", timeout_s=_ASK_S)
-    except (Unreached, Broken):
-        return False
-    return status == 200
+    return await _status(address, _request("GET", "/ready", "", b"")) == 200
 
 
 async def stop(address: str, token: str, prediction_id: str) -> bool:
     """Whether a replica has stopped, or stops, a prediction that it runs."""
-    try:
-        status, _ = await _exchange(address, "DELETE", f"{_PREDICTIONS}/{prediction_id}", token, b"", timeout_s=_ASK_S)
-    except (Unreached, Broken):
-        return False
-    return status in (200, 202)
+    request = _request("DELETE", f"{_PREDICTIONS}/{prediction_id}", token, b"")
+    return await _status(address, request) in (200, 202)
+
+
+async def _status(address: str, request: bytes) -> int:
+    """Return the status of an answer, 0 where there is none."""
+    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def done(status: int, _raw: bytes, _error: Unreached | Broken | None) -> None:
+        if not future.done():
+            future.set_result(status)
+
+    Exchange(address, request, _ASK_S, done)
+    return await future
+
+
+def _request(method: str, path: str, token: str, body: bytes) -> bytes:
+    authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+    kind = "Content-Type: application/json\r\n" if body else ""
+    head = f"{method} {path} HTTP/1.0\r\nHost: replica\r\n{kind}{authorization}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode("ascii") + body
 
 
 def _read(status: int, raw: bytes) -> Answered:
@@ -104,60 +114,3 @@ def json_of(value: Any) -> str:
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":"))
     return text
-
-
-async def _exchange(
-    address: str, method: str, path: str, token: str, body: bytes, *, timeout_s: float
-) -> tuple[int, bytes]:
-    try:
-        reader, writer = await asyncio.wait_for(_connect(address), _CONNECT_S)
-    except (OSError, TimeoutError, asyncio.TimeoutError) as error:
-        raise Unreached(f"the replica cannot be reached: {error or type(error).__name__}") from error
-    try:
-        # Of version 1.0, so that the answer comes in one piece, and the connection ends with it.
-        head = f"{method} {path} HTTP/1.0\r\nHost: replica\r\nContent-Length: {len(body)}\r\n"
-        if body:
-            head += "Content-Type: application/json\r\n"
-        if token:
-            head += f"Authorization: Bearer {token}\r\n"
-        writer.write(head.encode("ascii") + b"\r\n" + body)
-        return await asyncio.wait_for(_answer(reader), timeout_s)
-    except (TimeoutError, asyncio.TimeoutError) as error:
-        raise Broken(f"no answer came within {timeout_s:g} s") from error
-    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
-        raise Broken(f"the replica ended before it had answered ({type(error).__name__})") from error
-    finally:
-        writer.transport.abort()  # both have said all
-
-
-async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    if address.startswith("/"):
-        return await asyncio.open_unix_connection(address, limit=_HEAD_LIMIT)
-    host, _, port = address.rpartition(":")
-    return await asyncio.open_connection(host.strip("[]"), int(port), limit=_HEAD_LIMIT)
-
-
-async def _answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-    words = head[0].split(" ", 2)
-    if len(words) < 2 or not words[0].startswith("HTTP/1."):
-        raise ValueError(f"no HTTP: {head[0][:60]!r}")
-    length = None
-    for line in head[1:]:
-        name, _, value = line.partition(":")
-        if name.lower() == "content-length":
-            length = int(value)
-        elif name.lower() == "transfer-encoding":
-            raise ValueError("an answer in pieces was not asked for")
-    if length is not None:
-        return int(words[1]), await reader.readexactly(min(length, _BODY_LIMIT))
-    return int(words[1]), await _to_the_end(reader)
-
-
-async def _to_the_end(reader: asyncio.StreamReader) -> bytes:
-    chunks = bytearray()
-    while chunk := await reader.read(1 << 16):
-        chunks += chunk
-        if len(chunks) > _BODY_LIMIT:
-            break
-    return bytes(chunks)

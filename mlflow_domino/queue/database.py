@@ -67,10 +67,12 @@ class Database:
             self._file = Path(str(parsed.database))
             self._lock = _FileLock(self._file.with_name(f"{self._file.name}-lock"))
             self._file.touch(mode=0o600)  # what SQLite puts beside it takes its mode
-            self._writer = _sqlite(parsed, "BEGIN IMMEDIATE", pool_size=1)
-            self._reader = _sqlite(parsed, "BEGIN", pool_size=_READERS)
+            self._engine = _sqlite(parsed)
         else:
-            self._writer = self._reader = _postgresql(parsed)
+            self._engine = _postgresql(parsed)
+        self._errors = self._engine.dialect.loaded_dbapi
+        self._own = threading.local()
+        self._kept: list[sa.Connection] = []
         self._leading = threading.Lock()
         self._waiting: list[_Job[Any]] = []
         try:
@@ -80,8 +82,10 @@ class Database:
             raise
 
     def close(self) -> None:
-        self._writer.dispose()
-        self._reader.dispose()
+        for connection in self._kept:
+            with contextlib.suppress(sa.exc.SQLAlchemyError):
+                connection.close()
+        self._engine.dispose()
         if self.sqlite:
             self._lock.close()
 
@@ -99,9 +103,23 @@ class Database:
         return True
 
     def read(self, work: Work[T]) -> T:
-        """Return what `work` finds, in one transaction."""
-        with _reported(), self._reader.connect() as connection:
-            return work(connection)
+        """Return what `work` finds."""
+        with self._reported():
+            if self.sqlite:
+                return work(self._kept_by_thread())
+            with self._engine.connect() as connection:
+                return work(connection)
+
+    def _kept_by_thread(self) -> sa.Connection:
+        """Return the connection of a thread: to take one from a pool costs as much as a query.
+
+        What is read is one statement, or need not be of one moment: transactions are begun for writes only.
+        """
+        connection: sa.Connection | None = getattr(self._own, "connection", None)
+        if connection is None or connection.closed or connection.invalidated:
+            connection = self._own.connection = self._engine.connect()
+            self._kept.append(connection)
+        return connection
 
     def write(self, work: Work[T]) -> T:
         """Do `work` in one transaction, and return when it is on disk.
@@ -112,7 +130,7 @@ class Database:
             Nothing was written. (When a connection breaks just then, it may have been, as with any database.)
         """
         if not self.sqlite:
-            with _reported(), self._writer.begin() as connection:
+            with self._reported(), self._engine.begin() as connection:
                 return work(connection)
         job = _Job(work)
         self._waiting.append(job)
@@ -127,7 +145,7 @@ class Database:
         del self._waiting[: len(jobs)]
         try:
             # The kernel hands a lock on at once; SQLite itself would look again after a pause.
-            with _reported(), self._lock, self._writer.begin() as connection:
+            with self._reported(), self._lock, _transaction(self._kept_by_thread()) as connection:
                 for job in jobs:
                     job.run(connection)
         except BaseException as error:
@@ -135,6 +153,21 @@ class Database:
                 job.fail(error)
             if not isinstance(error, Exception):
                 raise
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Say in our words that the database failed; what is wrong with a value would be so again, and is raised."""
+        driver = self._errors
+        try:
+            yield
+        except (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError):
+            raise
+        except (driver.DataError, driver.IntegrityError, driver.ProgrammingError):
+            raise
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, driver.Error, OSError) as error:
+            self._own.connection = None
+            reason = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
+            raise Unavailable(f"The queue of predictions cannot be used: {reason[0]}.") from error
 
     def _make(self, connection: sa.Connection) -> None:
         if not self.sqlite:
@@ -197,28 +230,36 @@ class _FileLock:
         os.close(self._descriptor)
 
 
-def _sqlite(url: sa.URL, begin: str, *, pool_size: int) -> sa.Engine:
+def _sqlite(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(
         url,
-        poolclass=sa.QueuePool,
-        pool_size=pool_size,
-        max_overflow=0,
+        poolclass=sa.NullPool,
+        isolation_level="AUTOCOMMIT",  # transactions begin where we say
         connect_args={"check_same_thread": False, "timeout": _PATIENCE_S},
     )
 
     def connected(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # transactions begin where we say, not where the driver thinks
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-8192"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    def begun(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(begin)
-
     sa.event.listen(engine, "connect", connected)
-    sa.event.listen(engine, "begin", begun)
     return engine
+
+
+@contextlib.contextmanager
+def _transaction(connection: sa.Connection) -> Iterator[sa.Connection]:
+    """Write in one transaction, which is on disk when this ends, or has not happened."""
+    driver = connection.connection
+    driver.cursor().execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        driver.cursor().execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(Exception):  # after some errors SQLite has rolled back already
+            driver.cursor().execute("ROLLBACK")
+        raise
 
 
 def _postgresql(url: sa.URL) -> sa.Engine:
@@ -235,15 +276,3 @@ def _postgresql(url: sa.URL) -> sa.Engine:
         pool_pre_ping=True,
         connect_args=named,
     )
-
-
-@contextlib.contextmanager
-def _reported() -> Iterator[None]:
-    """Say in our words that the database failed."""
-    try:
-        yield
-    except (sa.exc.DataError, sa.exc.IntegrityError, sa.exc.ProgrammingError):
-        raise  # ours, or a caller's value: it would fail again
-    except (sa.exc.DBAPIError, sa.exc.TimeoutError, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
-        raise Unavailable(f"The queue of predictions cannot be used: {reason[0]}.") from error

@@ -19,8 +19,9 @@ from mlflow_domino.queue.prediction import (
     new_prediction_id,
     now_ms,
 )
-from mlflow_domino.queue.rows import count, insert, lane, prediction_of
-from mlflow_domino.queue.schema import deliveries, keys, predictions, tallies
+from mlflow_domino.queue.rows import count, insert, prediction_of
+from mlflow_domino.queue.schema import COUNTED, counts, deliveries, keys, predictions
+from mlflow_domino.queue.statements import POLL, SUBMIT, SUBMIT_WEBHOOK, lane
 
 __all__ = ["Depth", "Queue"]
 
@@ -82,36 +83,16 @@ class Queue:
         """
         at_ms = self._clock()
         prediction_id = new_prediction_id(at_ms)
+        row = _row(submission, prediction_id, at_ms)
+        webhook = _webhook_row(submission, prediction_id, at_ms) if submission.webhook else None
 
         def work(connection: sa.Connection) -> tuple[str, bool]:
             earlier = _keyed(connection, submission, prediction_id) if submission.key else None
             if earlier is not None:
                 return earlier, True
-            connection.execute(
-                predictions.insert().values(
-                    id=prediction_id,
-                    endpoint_id=submission.endpoint_id,
-                    state=int(State.QUEUED),
-                    priority=submission.priority,
-                    due_ms=submission.deadline_ms,
-                    deadline_ms=submission.deadline_ms,
-                    submitted_ms=at_ms,
-                    webhook=int(submission.webhook is not None),
-                    request=submission.request,
-                )
-            )
-            if submission.webhook is not None:
-                connection.execute(
-                    deliveries.insert().values(
-                        prediction_id=prediction_id,
-                        id=new_prediction_id(at_ms),
-                        endpoint_id=submission.endpoint_id,
-                        url=submission.webhook.url,
-                        secret=submission.webhook.secret,
-                        state="waiting",
-                        changed_ms=at_ms,
-                    )
-                )
+            SUBMIT(connection, row)
+            if webhook is not None:
+                SUBMIT_WEBHOOK(connection, webhook)
             return prediction_id, False
 
         return self._database.write(work)
@@ -122,6 +103,15 @@ class Queue:
         def work(connection: sa.Connection) -> Prediction | None:
             row = connection.execute(_one(endpoint_id, prediction_id)).one_or_none()
             return None if row is None else prediction_of(row)
+
+        return self._database.read(work)
+
+    def poll(self, endpoint_id: str, prediction_id: str) -> tuple[State, str | None, str | None] | None:
+        """Return state, result and errors of a prediction, the last two in JSON; None where there is none."""
+
+        def work(connection: sa.Connection) -> tuple[State, str | None, str | None] | None:
+            row = POLL(connection, {"of_id": prediction_id, "of_endpoint": endpoint_id}).fetchone()
+            return None if row is None else (State(row[0]), row[1], row[2])
 
         return self._database.read(work)
 
@@ -186,7 +176,7 @@ class Queue:
                 }
                 connection.execute(predictions.update().where(predictions.c.id == prediction_id).values(**values))
                 _end_delivery(connection, prediction_id, at_ms)
-                count(connection, {(endpoint_id, "cancelled"): 1})
+                count(connection, {endpoint_id: {"cancelled": 1}})
                 return State.CANCELLED
             if row.state == State.RUNNING:
                 connection.execute(predictions.update().where(predictions.c.id == prediction_id).values(cancel=1))
@@ -282,10 +272,10 @@ class Queue:
 
         return self._database.read(work)
 
-    def tallies(self) -> dict[tuple[str, str], int]:
-        """Return all counters, by endpoint and name."""
-        rows = self._database.read(lambda connection: connection.execute(sa.select(tallies)).all())
-        return {(row.endpoint_id, row.name): row.value for row in rows}
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the counters of each endpoint, by name."""
+        rows = self._database.read(lambda connection: connection.execute(sa.select(counts)).all())
+        return {row.endpoint_id: {name: getattr(row, name) for name in COUNTED} for row in rows}
 
     def forget(self, endpoint_id: str) -> None:
         """Remove everything of an endpoint's, in small transactions."""
@@ -294,12 +284,37 @@ class Queue:
         def bite(connection: sa.Connection) -> int:
             deleted = connection.execute(predictions.delete().where(predictions.c.id.in_(of_endpoint))).rowcount
             if deleted < _BITE:
-                for table in (deliveries, keys, tallies):
+                for table in (deliveries, keys, counts):
                     connection.execute(table.delete().where(table.c.endpoint_id == endpoint_id))
             return deleted
 
         while self._database.write(bite) == _BITE:
             pass
+
+
+def _row(submission: Submission, prediction_id: str, at_ms: int) -> dict[str, object]:
+    return {
+        "id": prediction_id,
+        "endpoint_id": submission.endpoint_id,
+        "priority": submission.priority,
+        "due_ms": submission.deadline_ms,
+        "deadline_ms": submission.deadline_ms,
+        "submitted_ms": at_ms,
+        "webhook": int(submission.webhook is not None),
+        "request": submission.request,
+    }
+
+
+def _webhook_row(submission: Submission, prediction_id: str, at_ms: int) -> dict[str, object]:
+    assert submission.webhook is not None
+    return {
+        "prediction_id": prediction_id,
+        "id": new_prediction_id(at_ms),
+        "endpoint_id": submission.endpoint_id,
+        "url": submission.webhook.url,
+        "secret": submission.webhook.secret,
+        "changed_ms": at_ms,
+    }
 
 
 def _one(endpoint_id: str, prediction_id: str) -> sa.Select[tuple[object, ...]]:

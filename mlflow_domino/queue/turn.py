@@ -5,20 +5,20 @@ from __future__ import annotations
 import collections
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from mlflow_domino.queue.deliveries import claim, delivered, undelivered
 from mlflow_domino.queue.prediction import FINISHED, Attempt, Delivery, Lease, Outcome, State
 from mlflow_domino.queue.rows import attempts_from, attempts_to, count
-from mlflow_domino.queue.schema import deliveries, keys, predictions
+from mlflow_domino.queue.schema import BUCKETS_S, deliveries, keys, predictions
+from mlflow_domino.queue.statements import FINISH, LEASE, NEXT, OTHERS, RENEW, RENEWED, TELL
 
-__all__ = ["BUCKETS_S", "LEASE_S", "Turn"]
+__all__ = ["LEASE_S", "Turn"]
 
 #: A lease whose heartbeats stay away for so long is another dispatcher's to take.
 LEASE_S = 30.0
-#: Of the histograms of waiting and running, in seconds; the last one has no end.
-BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, float("inf"))
 _BITE = 500
 _FIRST_PAUSE_MS = 1000
 _LONGEST_PAUSE_MS = 60_000
@@ -26,6 +26,8 @@ _LONGEST_PAUSE_MS = 60_000
 _LOST_LEASES = 100
 
 _columns = predictions.c
+#: Of a deadline in a row of `NEXT`.
+_DUE = 5
 
 
 class Turn:
@@ -44,12 +46,12 @@ class Turn:
         self._connection = connection
         self._owner = owner
         self._at_ms = at_ms
-        self._tally: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         self._locks = connection.dialect.name != "sqlite"  # in SQLite a transaction has the whole database
 
     def end(self) -> None:
         """Write the counters; the last thing in a transaction."""
-        count(self._connection, self._tally)
+        count(self._connection, self._counts)
 
     # ---- leases --------------------------------------------------------------------------------------------------
 
@@ -76,64 +78,58 @@ class Turn:
         taken: list[Lease] = []
         while len(taken) < wanted:
             found = self._next(endpoint_id, wanted - len(taken))
-            late = [row for row in found if row.due_ms <= self._at_ms]
+            late = [row for row in found if row[_DUE] <= self._at_ms]
             for row in late:
-                self._expire(row.id, endpoint_id, keep_ms)
-            leases = [_lease(endpoint_id, row) for row in found if row.due_ms > self._at_ms]
+                self._expire(row[0], endpoint_id, keep_ms)
+            leases = [_lease(endpoint_id, row) for row in found if row[_DUE] > self._at_ms]
             self._lease([lease.id for lease in leases], version)
             taken += leases
             if not late:
                 break
         return taken
 
-    def _next(self, endpoint_id: str, limit: int) -> Sequence[sa.Row[tuple[object, ...]]]:
-        names = ("id", "fence", "request", "submitted_ms", "deadline_ms", "due_ms", "strikes", "webhook")
-        query = (
-            sa.select(*(_columns[name] for name in names))
-            .where(_columns.endpoint_id == endpoint_id, _columns.state == int(State.QUEUED))
-            .order_by(_columns.priority, _columns.id)
-            .limit(limit)
-        )
-        return self._connection.execute(query.with_for_update(skip_locked=True) if self._locks else query).all()
+    def _next(self, endpoint_id: str, limit: int) -> Sequence[tuple[Any, ...]]:
+        found: Sequence[tuple[Any, ...]] = NEXT(
+            self._connection, {"of_endpoint": endpoint_id, "most": limit}
+        ).fetchall()
+        return found
 
     def _lease(self, ids: Sequence[str], version: int) -> None:
+        values = {"of_owner": self._owner, "of_version": version, "at_ms": self._at_ms}
         if ids:
-            values = {
-                "state": int(State.RUNNING), "fence": _columns.fence + 1, "owner": self._owner, "version": version,
-                "started_ms": self._at_ms, "due_ms": self._at_ms,
-            }  # fmt: skip
-            self._connection.execute(predictions.update().where(_columns.id.in_(ids)).values(**values))
+            LEASE.many(self._connection, [{"of_id": one, **values} for one in ids])
 
     def renew(self) -> dict[str, tuple[int, bool]]:
         """Show that this dispatcher lives, and return its leases: fence, and whether a caller wants it stopped."""
-        mine = (_columns.state == int(State.RUNNING)) & (_columns.owner == self._owner)
-        later = sa.case((_columns.due_ms < self._at_ms, self._at_ms), else_=_columns.due_ms + 1)
-        self._connection.execute(predictions.update().where(mine).values(due_ms=later))
-        rows = self._connection.execute(sa.select(_columns.id, _columns.fence, _columns.cancel).where(mine))
-        return {row.id: (row.fence, bool(row.cancel)) for row in rows}
+        RENEW(self._connection, {"of_owner": self._owner, "at_ms": self._at_ms})
+        rows = RENEWED(self._connection, {"of_owner": self._owner})
+        return {one: (fence, bool(cancel)) for one, fence, cancel in rows.fetchall()}
 
     def others(self) -> dict[str, tuple[int, int]]:
         """Return what others have leased: fence, and the number that changes while they live."""
-        theirs = (_columns.state == int(State.RUNNING)) & (_columns.owner != self._owner)
-        rows = self._connection.execute(sa.select(_columns.id, _columns.fence, _columns.due_ms).where(theirs))
-        return {row.id: (row.fence, row.due_ms) for row in rows}
+        rows = OTHERS(self._connection, {"of_owner": self._owner})
+        return {one: (fence, beat) for one, fence, beat in rows.fetchall()}
 
     # ---- answers -------------------------------------------------------------------------------------------------
 
     def finish(self, lease: Lease, outcome: Outcome, *, keep_ms: int, ran_ms: int | None = None) -> bool:
         """Store how a prediction ended; false where the lease is no longer valid, and nothing changed."""
         values = {
-            "state": int(outcome.state), "result": outcome.result, "finished_ms": self._at_ms, "owner": None,
-            "due_ms": self._at_ms + keep_ms, "errors": json.dumps(outcome.errors, ensure_ascii=False) if outcome.errors else None,
+            "of_id": lease.id, "of_fence": lease.fence, "at_ms": self._at_ms, "to_state": int(outcome.state),
+            "to_result": outcome.result, "to_due_ms": self._at_ms + keep_ms,
+            "to_errors": json.dumps(outcome.errors, ensure_ascii=False) if outcome.errors else None,
         }  # fmt: skip
-        if not self._change(lease.id, lease.fence, values):
+        counted = self._counts[lease.endpoint_id]
+        if FINISH(self._connection, values).rowcount != 1:
             if self._connection.scalar(sa.select(_columns.id).where(_columns.id == lease.id)):
-                self._tally[lease.endpoint_id, "fenced"] += 1
+                counted["fenced"] += 1
+            else:
+                self._counts.pop(lease.endpoint_id)  # it is gone, and so perhaps is its endpoint
             return False
-        self._tally[lease.endpoint_id, outcome.state.name.lower()] += 1
+        counted[outcome.state.name.lower()] += 1
         if ran_ms is not None:
-            self._observe(lease.endpoint_id, "ran", ran_ms)
-            self._observe(lease.endpoint_id, "waited", self._at_ms - ran_ms - lease.submitted_ms)
+            _observe(counted, "ran", ran_ms)
+            _observe(counted, "waited", self._at_ms - ran_ms - lease.submitted_ms)
         if lease.webhook:
             self._tell([lease.id])
         return True
@@ -171,7 +167,7 @@ class Turn:
             state = State.DELAYED
         if not self._change(lease.id, lease.fence, values | {"state": int(state)}):
             return None
-        self._tally[lease.endpoint_id, "retried" if state is State.DELAYED else state.name.lower()] += 1
+        self._counts[lease.endpoint_id]["retried" if state is State.DELAYED else state.name.lower()] += 1
         if state is not State.DELAYED and lease.webhook:
             self._tell([lease.id])
         return state
@@ -193,7 +189,7 @@ class Turn:
         values = {"state": int(State.QUEUED), "owner": None, "due_ms": row.deadline_ms, "attempts": attempts}
         if not self._change(prediction_id, fence, values):
             return None
-        self._tally[row.endpoint_id, "retried"] += 1
+        self._counts[row.endpoint_id]["retried"] += 1
         return str(row.endpoint_id)
 
     def _change(self, prediction_id: str, fence: int, values: Mapping[str, object]) -> bool:
@@ -235,7 +231,7 @@ class Turn:
         queued = (_columns.id == prediction_id) & (_columns.state == int(State.QUEUED))
         values = self._failed(["it had not begun by its deadline"], keep_ms)
         if self._connection.execute(predictions.update().where(queued).values(**values)).rowcount == 1:
-            self._tally[endpoint_id, "expired"] += 1
+            self._counts[endpoint_id]["expired"] += 1
             self._tell([prediction_id])
 
     def remove(self) -> int:
@@ -262,27 +258,19 @@ class Turn:
 
     def undelivered(self, delivery: Delivery, reason: str, *, again: bool) -> None:
         undelivered(self._connection, delivery, reason, self._at_ms, again=again)
-        self._tally[delivery.endpoint_id, "webhook_failures"] += 1
+        self._counts[delivery.endpoint_id]["webhook_failures"] += 1
 
     def _tell(self, ids: Sequence[str]) -> None:
         """Have the webhooks of predictions called."""
-        values = {"state": "pending", "due_ms": self._at_ms, "changed_ms": self._at_ms}
-        self._connection.execute(deliveries.update().where(deliveries.c.prediction_id.in_(ids)).values(**values))
-
-    def _observe(self, endpoint_id: str, name: str, ms: int) -> None:
-        bucket = next(n for n, limit in enumerate(BUCKETS_S) if ms <= limit * 1000)
-        self._tally[endpoint_id, f"{name}:{bucket}"] += 1
-        self._tally[endpoint_id, f"{name}_ms"] += max(0, ms)
+        TELL.many(self._connection, [{"of_id": one, "at_ms": self._at_ms} for one in ids])
 
 
-def _lease(endpoint_id: str, row: sa.Row[tuple[object, ...]]) -> Lease:
-    return Lease(
-        row.id,
-        endpoint_id,
-        row.fence + 1,
-        row.request,
-        row.submitted_ms,
-        row.deadline_ms,
-        row.strikes,
-        bool(row.webhook),
-    )
+def _observe(counted: collections.Counter[str], name: str, ms: int) -> None:
+    bucket = next(n for n, limit in enumerate(BUCKETS_S) if ms <= limit * 1000)
+    counted[f"{name}_{bucket}"] += 1
+    counted[f"{name}_ms"] += max(0, ms)
+
+
+def _lease(endpoint_id: str, row: tuple[Any, ...]) -> Lease:
+    one, fence, request, submitted_ms, deadline_ms, _, strikes, webhook = row
+    return Lease(one, endpoint_id, fence + 1, request, submitted_ms, deadline_ms, strikes, bool(webhook))

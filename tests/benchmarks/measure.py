@@ -17,7 +17,7 @@ import psutil
 from tests.benchmarks.generator import Outcome, load
 from tests.benchmarks.servers import Side
 
-__all__ = ["Results", "compare", "scratch"]
+__all__ = ["Results", "compare", "scratch", "wait_for_quiet"]
 
 #: A measurement beside which others took more of the machine than this is made again, a few times.
 _DISTURBED = 0.1
@@ -106,7 +106,7 @@ def _undisturbed(side: Side, connections: int, seconds: float) -> Measured:
     """Return the least disturbed of a few measurements, failures of the others included."""
     tries: list[Measured] = []
     while len(tries) < _TRIES and (not tries or tries[-1].others > _DISTURBED):
-        _wait_for_quiet()
+        wait_for_quiet()
         tries.append(_measure(side, connections, seconds))
     best = min(tries, key=lambda measured: measured.others)
     for measured in tries:
@@ -130,7 +130,7 @@ def _busy_s() -> float:
     return float(times.user + times.nice + times.system + times.irq + times.softirq)
 
 
-def _wait_for_quiet() -> None:
+def wait_for_quiet() -> None:
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline and psutil.cpu_percent(0.3) > 10:
         pass

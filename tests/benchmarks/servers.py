@@ -28,7 +28,7 @@ from tests.benchmarks.models import Model
 from tests.conftest import free_port, processes_of
 from tests.replica import UnixConnection
 
-__all__ = ["PEERS", "Domino", "Side", "basic", "domino", "environment", "family", "running"]
+__all__ = ["PEERS", "Domino", "Side", "basic", "domino", "environment", "family", "mlflow_serve", "running"]
 
 _APPS = Path(__file__).parent / "apps"
 #: What loads the models, in the releases that saved them.
@@ -148,7 +148,7 @@ def mlflow_serve(model: Model, folder: Path, workers: int) -> Iterator[Side]:
 
 
 @contextlib.contextmanager
-def mlserver(model: Model, folder: Path, workers: int) -> Iterator[Side]:
+def mlserver(model: Model, folder: Path, workers: int, batch: int) -> Iterator[Side]:
     """MLServer with its MLflow runtime and adaptive batching.
 
     https://docs.seldon.ai/mlserver/user-guide/adaptive-batching
@@ -157,7 +157,7 @@ def mlserver(model: Model, folder: Path, workers: int) -> Iterator[Side]:
     port = free_port()
     settings = {"host": "127.0.0.1", "http_port": port, "grpc_port": free_port(), "metrics_port": free_port(),
                 "parallel_workers": workers, "debug": False}  # fmt: skip
-    own = {"name": "model", "implementation": "mlserver_mlflow.MLflowRuntime", "max_batch_size": 16,
+    own = {"name": "model", "implementation": "mlserver_mlflow.MLflowRuntime", "max_batch_size": batch,
            "max_batch_time": 0.005, "parameters": {"uri": str(model.path)}}  # fmt: skip
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "model-settings.json").write_text(json.dumps(own))
@@ -167,22 +167,30 @@ def mlserver(model: Model, folder: Path, workers: int) -> Iterator[Side]:
 
 
 @contextlib.contextmanager
-def litserve(model: Model, folder: Path, workers: int) -> Iterator[Side]:
+def litserve(model: Model, folder: Path, workers: int, batch: int) -> Iterator[Side]:
     """LitServe with batching, one process for HTTP and `workers` for the model."""
     programs = environment("litserve", "litserve==0.2.19")
     port = free_port()
-    argv = [str(programs / "python"), str(_APPS / "lit.py"), str(model.path), str(port), str(workers), "16", "0.005"]
+    argv = [
+        str(programs / "python"),
+        str(_APPS / "lit.py"),
+        str(model.path),
+        str(port),
+        str(workers),
+        str(batch),
+        "0.005",
+    ]
     target = Target(("127.0.0.1", port), "/predict")
     with running(argv, folder) as processes:
         yield _answering(Side(target, {"row": model.row}, b'{"prediction":%d}' % model.answer, processes))
 
 
 @contextlib.contextmanager
-def bentoml(model: Model, folder: Path, workers: int) -> Iterator[Side]:
+def bentoml(model: Model, folder: Path, workers: int, batch: int) -> Iterator[Side]:
     """BentoML with adaptive batching, `workers` processes of HTTP and model."""
     programs = environment("bentoml", "bentoml==1.4.39")
     port = free_port()
-    variables = {"BENCHMARK_MODEL": str(model.path), "BENCHMARK_WORKERS": str(workers), "BENCHMARK_BATCH": "64",
+    variables = {"BENCHMARK_MODEL": str(model.path), "BENCHMARK_WORKERS": str(workers), "BENCHMARK_BATCH": str(batch),
                  "BENTOML_HOME": str(folder / "bentoml"), "BENTOML_DO_NOT_TRACK": "true"}  # fmt: skip
     argv = [str(programs / "bentoml"), "serve", "bento:Classifier", "--host", "127.0.0.1", "--port", str(port),
             "--working-dir", str(_APPS)]  # fmt: skip
@@ -191,9 +199,9 @@ def bentoml(model: Model, folder: Path, workers: int) -> Iterator[Side]:
         yield _answering(Side(target, {"rows": [model.row]}, b"[%d]" % model.answer, processes))
 
 
-Peer = Callable[[Model, Path, int], contextlib.AbstractContextManager[Side]]
+Peer = Callable[[Model, Path, int, int], contextlib.AbstractContextManager[Side]]
+#: Those that join requests, by name; the last argument is how many at most.
 PEERS: Mapping[str, Peer] = {
-    "mlflow models serve": mlflow_serve,
     "MLServer": mlserver,
     "LitServe": litserve,
     "BentoML": bentoml,

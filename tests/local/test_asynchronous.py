@@ -181,7 +181,7 @@ def test_a_deleted_endpoint_takes_its_predictions_and_the_dispatcher_along(
     import sqlite3
 
     connection = sqlite3.connect(home.predictions)
-    tables = ("domino_predictions", "domino_keys", "domino_deliveries", "domino_tallies")
+    tables = ("domino_predictions", "domino_keys", "domino_deliveries", "domino_counts")
     left = [
         connection.execute(f"SELECT count(*) FROM {t} WHERE endpoint_id = ?", [view.endpoint.id]).fetchone()[0]
         for t in tables

@@ -253,7 +253,7 @@ def test_a_deleted_endpoint_leaves_nothing(served: Gateway) -> None:
     served.write()
     assert served.ended(served.submit(x=1))["status"] == "succeeded"
     assert served.call("GET", f"/{prediction_id}").status_code == 404
-    assert all(name != "fenced" for _, name in served.queue.tallies())
+    assert served.queue.counts()[E]["fenced"] == 0
 
 
 def test_old_predictions_are_removed(served: Gateway) -> None:
