@@ -109,10 +109,10 @@ def _same(one: tuple[str, Any], other: tuple[str, Any], tolerance: float) -> boo
 
 
 def _mean_batch(ours: Domino, side: Side) -> float:
-    """Return the mean of the replica's own metric; 1 where it has none."""
+    """Return the mean rows of a joined prediction, by the replica's own metric; 1 where it joined none."""
     values = ours.metrics(side)
-    count = sum(value for name, value in values.items() if name.startswith("domino_batch_size_count"))
-    return sum(v for name, v in values.items() if name.startswith("domino_batch_size_sum")) / count if count else 1.0
+    count = values["domino_batch_rows_count"]
+    return values["domino_batch_rows_sum"] / count if count else 1.0
 
 
 # ---- requests --------------------------------------------------------------------------------------------------------

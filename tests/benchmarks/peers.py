@@ -3,7 +3,8 @@
     python -m tests.benchmarks.peers [--model iris|trees|network] [--connections 16 64] [--rounds 5] [--seconds 5]
 
 Ours has tokens, schema check and metrics on. Each peer runs in an environment of its own, made by uv in the user's
-cache folder, and loads the model with `mlflow.pyfunc`. The sides take turns; the figures are medians of the rounds.
+cache folder, and loads the model with `mlflow.pyfunc`; each runs twice, joining as many requests as a worker has
+connections, and as many as there are. The sides take turns; the figures are medians of the rounds.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from pathlib import Path
 
 from tests.benchmarks.measure import Results, compare, scratch
-from tests.benchmarks.models import MODELS
-from tests.benchmarks.servers import PEERS, Side, domino
+from tests.benchmarks.models import MODELS, Model
+from tests.benchmarks.servers import PEERS, Domino, Side, domino, mlflow_serve
 
 _BASE = "mlflow models serve"
 _OURS = ("ours", "ours, gateway", "ours joined", "ours joined, gateway")
+_SIDES = [*_OURS, _BASE, *PEERS]
 
 
 def main() -> None:
@@ -27,15 +30,18 @@ def main() -> None:
     parser.add_argument("--connections", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sides", nargs="+", choices=[*_OURS, *PEERS], default=[*_OURS, *PEERS])
+    parser.add_argument("--sides", nargs="+", choices=_SIDES, default=_SIDES)
     add_joining(parser)
     options = parser.parse_args()
     failed = 0
-    with contextlib.ExitStack() as stack:
-        sides = start(options, stack)
+    with scratch() as folder, domino(folder) as ours, contextlib.ExitStack() as stack:
+        model = MODELS[options.model](folder)
+        sides = start(options, model, ours, folder, stack)
         for connections in options.connections:
             print(f"\n{options.model}, {connections} connections, {options.workers} workers", flush=True)
-            results = compare(sides, connections=connections, rounds=options.rounds, seconds=options.seconds)
+            with contextlib.ExitStack() as peers:
+                every = {**sides, **start_peers(options, model, folder, connections, peers)}
+                results = compare(every, connections=connections, rounds=options.rounds, seconds=options.seconds)
             print(f"\n{results.table(_BASE)}\n{verdict(results)}", flush=True)
             failed += sum(results.failed(side) for side in results.rounds if side in _OURS)
     sys.exit(1 if failed else 0)
@@ -52,28 +58,44 @@ def joining(options: argparse.Namespace) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in options.joining)
 
 
-def start(options: argparse.Namespace, stack: contextlib.ExitStack) -> dict[str, Side]:
-    """Start the sides that are asked for; the stack ends them."""
-    folder = stack.enter_context(scratch())
-    model = MODELS[options.model](folder)
+def start(
+    options: argparse.Namespace, model: Model, ours: Domino, folder: Path, stack: contextlib.ExitStack
+) -> dict[str, Side]:
+    """Start ours and MLflow's own, as far as they are asked for; the stack ends the latter."""
     sides: dict[str, Side] = {}
-    ours = stack.enter_context(domino(folder))
     for name, settings in (("ours", {}), ("ours joined", joining(options))):
         if {name, f"{name}, gateway"} & set(options.sides):
             both = ours.deploy(name.replace(" ", "-"), model, workers=options.workers, **settings)
             sides |= dict(zip((name, f"{name}, gateway"), both, strict=True))
+    if _BASE in options.sides:
+        sides[_BASE] = stack.enter_context(mlflow_serve(model, _own(folder, _BASE), options.workers))
+    return {name: side for name, side in sides.items() if name in options.sides}
+
+
+def start_peers(
+    options: argparse.Namespace, model: Model, folder: Path, connections: int, stack: contextlib.ExitStack
+) -> dict[str, Side]:
+    """Start those that join, for so many connections; the stack ends them."""
+    sides: dict[str, Side] = {}
     for name, peer in PEERS.items():
-        if name in options.sides:
-            own = folder / name.replace(" ", "-")
-            own.mkdir()
-            sides[name] = stack.enter_context(peer(model, own, options.workers))
-    return {name: sides[name] for name in options.sides}
+        for batch in sorted({max(1, connections // options.workers), connections}) if name in options.sides else ():
+            side = f"{name}, batches of {batch}"
+            sides[side] = stack.enter_context(
+                peer(model, _own(folder, f"{side} {connections}"), options.workers, batch)
+            )
+    return sides
+
+
+def _own(folder: Path, name: str) -> Path:
+    own = folder / name.replace(" ", "-").replace(",", "")
+    own.mkdir()
+    return own
 
 
 def verdict(results: Results) -> str:
     """Return the ratios that matter, in words."""
     lines = []
-    peers = [side for side in results.rounds if side in PEERS and side != _BASE]
+    peers = [side for side in results.rounds if side not in (*_OURS, _BASE)]
     best = max(peers, key=results.rate, default=None)
     for side in results.rounds:
         if side not in _OURS:

@@ -1,6 +1,6 @@
 """Ten minutes at 80 % of the highest rate, workers recycled by count all the while.
 
-    python -m tests.benchmarks.soak [--minutes 10] [--connections 64] [--recycle 20000]
+    python -m tests.benchmarks.soak [--minutes 10] [--connections 64] [--every 10]
 
 Shown, and failed when it does not hold: no failed request, memory flat, p99 at most twice that of an endpoint which
 recycles nobody, at the same rate.
@@ -27,14 +27,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--recycle", type=int, default=20000, help="requests after which a worker is replaced")
+    parser.add_argument("--every", type=float, default=10, help="seconds between two replacements of a worker")
     add_joining(parser)
     options = parser.parse_args()
     with scratch() as folder, domino(folder) as ours:
         model = MODELS[options.model](folder)
         settings = {"workers": options.workers, **joining(options)}
         steady, _ = ours.deploy("steady", model, **settings)
-        recycling, _ = ours.deploy("recycling", model, worker_max_requests=options.recycle, **settings)
         highest = statistics.median(_window(steady, options.connections, 4.0, 0).rate for _ in range(4))
         rate = 0.8 * highest
         usual = statistics.median(
@@ -43,6 +42,9 @@ def main() -> None:
         print(
             f"highest {highest:.0f} requests/s, at {rate:.0f} the p99 is {usual:.2f} ms without recycling", flush=True
         )
+        count = max(100, round(rate * options.every))  # of one worker, which has its share of the rate
+        print(f"each worker is replaced after {count} requests", flush=True)
+        recycling, _ = ours.deploy("recycling", model, worker_max_requests=count, **settings)
         raise SystemExit(_soak(recycling, options, rate, usual))
 
 
