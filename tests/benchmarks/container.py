@@ -102,8 +102,10 @@ def _contained(folder: Path, model: Model, settings: dict[str, object]) -> Itera
             ),
         }
     finally:
-        controller.delete("contained")
-        controller.down()
+        try:
+            controller.delete("contained")
+        finally:
+            controller.down()
 
 
 def _proxies(port: str) -> list[psutil.Process]:

@@ -66,8 +66,10 @@ def _ours(model: Model, folder: Path, base: str) -> int:
         assert image is not None
         return image.size
     finally:
-        controller.delete("measured")
-        controller.down()
+        try:
+            controller.delete("measured")
+        finally:
+            controller.down()
 
 
 def _theirs(model: Model, folder: Path, base: str, engine: Engine) -> int:
