@@ -415,11 +415,11 @@ def test_sigint_ends_at_once() -> None:
 def test_workers_are_recycled_by_count_one_at_a_time_and_no_request_fails(threads: int) -> None:
     with serving("sleeps", workers=2, threads=threads, worker_max_requests=20) as replica:
         pids = set()
-        deadline = time.monotonic() + 4
+        deadline = time.monotonic() + 60
         with ThreadPoolExecutor(4) as pool:
-            while time.monotonic() < deadline:
+            while len(pids) < 8:
+                assert time.monotonic() < deadline, pids
                 pids |= {a.result for a in pool.map(lambda _: replica.post({"data": {}}), range(20))}
-        assert len(pids) > 3
 
 
 def test_a_worker_that_has_grown_is_recycled() -> None:
