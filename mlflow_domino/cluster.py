@@ -304,9 +304,9 @@ class Cluster:
         answer = self._transport.json(self._call("create"), "POST", path, body=review)
         return bool(answer["status"].get("allowed"))
 
-    def version(self) -> tuple[int, int]:
+    def version(self, *, timeout_s: float = READ_S) -> tuple[int, int]:
         """Return the server's version, such as (1, 29)."""
-        answer = self._transport.json(self._call("get"), "GET", "/version")
+        answer = self._transport.json(self._call("get"), "GET", "/version", read_s=timeout_s)
         return int(answer["major"]), int("".join(c for c in answer["minor"] if c.isdigit()))
 
     def clock(self) -> float:

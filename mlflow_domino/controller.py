@@ -21,7 +21,7 @@ from mlflow_domino.journal import Journal
 from mlflow_domino.models import Endpoint, Status, Target, Token, Version, new_id, valid_id
 from mlflow_domino.rollout import Rollout, routed
 from mlflow_domino.store import Records
-from mlflow_domino.views import EndpointView, look
+from mlflow_domino.views import EndpointView, Sight
 
 __all__ = ["Controller"]
 
@@ -54,8 +54,9 @@ class Controller:
         self._rollout = Rollout(records, plane, say)
         self._access = Access(home, records, plane)
         self._journal = Journal(records, plane, self._rollout, find=self._find, say=say)
+        self.sight = Sight(home, plane, records)
         if recover:
-            self._journal.recover()
+            self.sight.if_answered(self._journal.recover)
 
     @classmethod
     def open(
@@ -145,6 +146,7 @@ class Controller:
             return
         with self._journal.changing(endpoint.id, "delete") as endpoint:
             self._rollout.remove(endpoint)
+        self.sight.forget(endpoint.id)
 
     def start(self, name: str) -> EndpointView:
         """Run a stopped endpoint's versions again, and route to them when they answer."""
@@ -209,10 +211,12 @@ class Controller:
     # ---- looking -------------------------------------------------------------------------------------------------
 
     def endpoint(self, name: str) -> EndpointView:
-        return look(self.plane, self.records, self._find(name))
+        """Return an endpoint as it is; as it was last seen, where the data plane does not answer."""
+        return self.sight.one(name, self._find)
 
     def endpoints(self) -> list[EndpointView]:
-        return [look(self.plane, self.records, e) for e in self.records.endpoints() if e.data_plane == self.plane.name]
+        """Return all endpoints, as `endpoint` does."""
+        return self.sight.all()
 
     def find_version(self, name: str, number: int | None = None) -> Version:
         """Return a version by number; the one behind `latest`, or else the newest, where none is given."""

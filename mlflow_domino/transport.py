@@ -62,7 +62,7 @@ class Transport:
 
     def json(
         self, call: Call, method: str, path: str, *, query: Query | None = None, body: Any = None,
-        content_type: str = "application/json",
+        content_type: str = "application/json", read_s: float = READ_S,
     ) -> dict[str, Any]:  # fmt: skip
         """Send a request and return the document of the answer.
 
@@ -71,7 +71,7 @@ class Transport:
         DominoError
             As the server says, or `Unreachable`.
         """
-        answer = self.send(call, method, path, query=query, body=body, content_type=content_type)
+        answer = self.send(call, method, path, query=query, body=body, content_type=content_type, read_s=read_s)
         content = self.read(call, answer)
         try:
             document: dict[str, Any] = json.loads(content)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlflow_domino.cli.endpoint import described, parse_config, settings_option, show_endpoint, write_endpoints
 from mlflow_domino.cli.output import Output, command, endpoint_argument
-from mlflow_domino.errors import Unsupported
+from mlflow_domino.errors import Unavailable, Unsupported
 
 if TYPE_CHECKING:
     from mlflow_domino.controller import Controller
@@ -98,16 +99,37 @@ def _status(root: click.Group, name: str) -> None:
             show_endpoint(out, controller, controller.endpoint(endpoint))
             return
         views = controller.endpoints()
-        alive = controller.plane.alive()
+        plane = _plane(controller)
         if out.as_json:
-            plane = {"name": controller.plane.name, "up": alive, "url": controller.plane.url()}
             home = str(controller.home.root)
             out.document({"data_plane": plane, "home": home, "endpoints": described(controller, views)})
             return
-        state = f"up, at {controller.plane.url()}" if alive else "down; `mlflow-domino up` starts it"
-        out.pairs([("Data plane", f"{controller.plane.name}: {state}"), ("Home", controller.home.root)])
+        state = f"up, at {plane['url']}" if plane["up"] else plane["reason"]
+        out.pairs(
+            [
+                ("Data plane", f"{controller.plane.name}: {state}"),
+                ("Note", plane["note"]),
+                ("Home", controller.home.root),
+            ]
+        )
         click.echo()
         write_endpoints(out, controller, views)
+
+
+def _plane(controller: Controller) -> dict[str, Any]:
+    """Return what there is to say of the data plane itself."""
+    told = {"name": controller.plane.name, "up": False, "url": None, "reason": controller.sight.silence(), "note": ""}
+    if told["reason"]:
+        return told
+    told["up"] = controller.plane.alive()
+    with contextlib.suppress(Unavailable):
+        told["url"] = controller.plane.url()
+    if told["up"]:
+        told["note"] = controller.plane.remark()
+    else:
+        command = "mlflow-domino" + ("" if told["name"] == "local" else f" -t domino:/{told['name']}")
+        told["reason"] = controller.plane.obstacle() or f"down; `{command} up` starts it"
+    return told
 
 
 def _check(root: click.Group, name: str) -> None:

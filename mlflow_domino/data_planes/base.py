@@ -59,6 +59,24 @@ class DataPlane(abc.ABC):
     #: Seconds between two looks of whoever waits for what `start` began.
     look_s: float = 0.03
 
+    def reach(self) -> None:
+        """See within 3 s whether anything answers where the data plane is.
+
+        Raises
+        ------
+        Unreachable
+            Nothing does.
+        """
+        return
+
+    def obstacle(self) -> str:
+        """Say why nobody can call what runs here, and what to do about it; empty where they can."""
+        return ""
+
+    def remark(self) -> str:
+        """Say what whoever looks at the data plane should know, such as that its gateway is an old one."""
+        return ""
+
     def prepare(self) -> None:
         """Refuse at once what could not be carried through: called before anything is made for a new endpoint.
 

@@ -16,15 +16,14 @@ from mlflow_domino.builder import builder_of
 from mlflow_domino.cluster import Cluster
 from mlflow_domino.data_planes.address import unanswered, url_of
 from mlflow_domino.data_planes.declaration import Declaration
-from mlflow_domino.data_planes.fleet import Fleet, rolled_out, runs, unmade
-from mlflow_domino.data_planes.gateway_image import gateway_image, older, release
-from mlflow_domino.data_planes.installation import gateway_manifests
-from mlflow_domino.data_planes.manifests import Place, to_yaml
+from mlflow_domino.data_planes.fleet import Fleet, meant_to_run, rolled_out, runs, unmade
+from mlflow_domino.data_planes.gateway_image import gateway_image, of_older_version, older, release
+from mlflow_domino.data_planes.installation import gateway_files, gateway_manifests
+from mlflow_domino.data_planes.manifests import Place
 from mlflow_domino.data_planes.vault import Vault
 from mlflow_domino.dialect import Manifest
 from mlflow_domino.errors import Conflict, DominoError, Forbidden, GatewayFailed, InvalidInput, NotFound, Unavailable
 from mlflow_domino.home import Home
-from mlflow_domino.image import dockerfile
 from mlflow_domino.labels import GATEWAY, GATEWAY_TOKENS, GENERATION_MAP, RELEASE, labels
 
 __all__ = ["Entrance"]
@@ -87,7 +86,7 @@ class Entrance:
         """
         self._put_tokens(tokens)
         deployment = self._deployment()
-        wanted = deployment is None or not _meant_to_run(deployment) or self._outdated(deployment)
+        wanted = deployment is None or not meant_to_run(deployment) or self._outdated(deployment)
         if wanted or deployment is None or self.vault.lacks_queue():
             self._install_whole(say)
             return True
@@ -99,6 +98,20 @@ class Entrance:
     def alive(self) -> bool:
         """Whether a gateway takes requests."""
         return self.ready() > 0
+
+    def obstacle(self) -> str:
+        """Say why nobody can call an endpoint, and the way out; empty where they can."""
+        deployment = self._deployment()
+        if deployment is None or not meant_to_run(deployment):
+            return f"there is no gateway; `mlflow-domino -t domino:/{self._declaration.name} up` starts one"
+        return self._fleet.obstacle()
+
+    def remark(self) -> str:
+        """Say that the gateway is of an older release; empty otherwise."""
+        deployed = self.deployed()
+        if self._declaration.gateway_image or not of_older_version(deployed):
+            return ""
+        return f"its gateway is {deployed}; the next create or update replaces it, without a lost request"
 
     def ready(self) -> int:
         """Return how many pods take requests."""
@@ -115,8 +128,7 @@ class Entrance:
 
     def outdated(self) -> bool:
         """Whether the next `ensure` would replace what is installed."""
-        deployment = self._deployment()
-        return deployment is not None and self._outdated(deployment)
+        return (found := self._deployment()) is not None and self._outdated(found)
 
     def url(self) -> str:
         """Return scheme, host and port that callers use.
@@ -146,7 +158,7 @@ class Entrance:
             One of them did not in time; with its own reason.
         """
         deployment = self._deployment()
-        awaited = deployment is not None and _meant_to_run(deployment)
+        awaited = deployment is not None and meant_to_run(deployment)
         self._fleet.publish(silent, timeout_s=timeout_s, awaited=awaited)
 
     def publish_again(self) -> None:
@@ -185,14 +197,7 @@ class Entrance:
         """
         named = image or self._declaration.gateway_image
         named = named or f"{self._declaration.registry or 'REGISTRY'}/mlflow-domino-gateway:{release()}"
-        objects = gateway_manifests(self._place, self._declaration, named, release=self.release())
-        before = (
-            "# Needs a Secret with what must be in no file: a token for /metrics, and the database of predictions if any:\n"
-            f"#   kubectl create secret generic {GATEWAY} --from-literal=management-token=…"
-            f"{' --from-literal=queue=postgresql://…' if self._declaration.queue else ''}\n"
-        )
-        files = {f"dockerfiles/{name}/Dockerfile": dockerfile(name) for name in ("packages", "gateway")}
-        return {"gateway.yaml": before + to_yaml(objects), **files}
+        return gateway_files(self._place, self._declaration, named, release=self.release())
 
     def install(self, say: Say = _silently) -> None:
         """Install the gateway, or make the one that is there what the declaration says; safe to repeat.
@@ -218,7 +223,7 @@ class Entrance:
         try:
             self._await_rollout(ours, say)
         except GatewayFailed:
-            if before is not None and _meant_to_run(before):
+            if before is not None and meant_to_run(before):
                 self._cluster.apply(_as_written(before))
             else:
                 self._cluster.delete("Deployment", GATEWAY)
@@ -387,10 +392,6 @@ class Entrance:
 
 def _release_of(deployment: Manifest) -> str:
     return str((deployment["metadata"].get("annotations") or {}).get(RELEASE, ""))
-
-
-def _meant_to_run(deployment: Manifest) -> bool:
-    return int(deployment["spec"].get("replicas", 1)) > 0
 
 
 def _as_written(manifest: Manifest) -> Manifest:

@@ -15,7 +15,7 @@ from mlflow_domino.gateway.pulse import accepted
 from mlflow_domino.gateway.surroundings import WATCHER_PORT
 from mlflow_domino.labels import GENERATION_MAP, PROBLEM, RELEASE, labels, lease_name
 
-__all__ = ["Fleet", "rolled_out", "runs", "unmade"]
+__all__ = ["Fleet", "meant_to_run", "rolled_out", "runs", "unmade"]
 
 _CONTAINER = "gateway"
 _LOOK_S = 0.02
@@ -96,6 +96,15 @@ class Fleet:
         """Return the releases that run."""
         shown = {str((pod["metadata"].get("annotations") or {}).get(RELEASE, "")) for pod in self._pods()}
         return sorted(filter(None, shown))
+
+    def obstacle(self) -> str:
+        """Say what keeps the pods of whichever release from taking requests; empty where one takes them."""
+        found = self._cluster.list("Pod", labels("gateway"))
+        if any(map(_ready, found)):
+            return ""
+        releases = {str((pod["metadata"].get("annotations") or {}).get(RELEASE, "")) for pod in found}
+        said = next(filter(None, (self.trouble(r) or self.state(r) for r in sorted(releases))), "")
+        return f"no pod of the gateway takes requests{f': {said}' if said else ''}"
 
     def trouble(self, release: str) -> str:
         """Return why pods of a release cannot come up, however long one waits; empty while they still may."""
@@ -184,6 +193,11 @@ class Fleet:
         with contextlib.suppress(DominoError):
             return self._cluster.proxy(pod["metadata"]["name"], WATCHER_PORT, "/ready", timeout_s=_ASK_S)[2].decode()
         return ""
+
+
+def meant_to_run(deployment: Manifest) -> bool:
+    """Whether a Deployment is to have pods."""
+    return int(deployment["spec"].get("replicas", 1)) > 0
 
 
 def rolled_out(deployment: Manifest) -> bool:

@@ -15,13 +15,15 @@ from mlflow_domino.data_planes.manifests import (
     pod_security,
     sealed,
     spread,
+    to_yaml,
 )
 from mlflow_domino.dialect import Manifest
 from mlflow_domino.errors import InvalidInput
 from mlflow_domino.gateway.surroundings import PORT, WATCHER_PORT
+from mlflow_domino.image import dockerfile
 from mlflow_domino.labels import CONFIGURATION, GATEWAY, GATEWAY_TOKENS, RELEASE, labels
 
-__all__ = ["LONGEST_S", "gateway_manifests", "gateway_secret", "service_port"]
+__all__ = ["LONGEST_S", "gateway_files", "gateway_manifests", "gateway_secret", "service_port"]
 
 #: How long a gateway's pod may take for its last requests: as long as any setting lets a request take.
 LONGEST_S = 86400.0
@@ -64,6 +66,18 @@ def gateway_manifests(
         objects.append(disruption_budget(_meta(place), labels("gateway")))
     marks = {RELEASE: release, **({CONFIGURATION: configuration} if configuration else {})}
     return tuple(map(sealed, (*objects, _deployment(place, declaration, image_name(image), marks, longest_s))))
+
+
+def gateway_files(place: Place, declaration: Declaration, image: str, *, release: str) -> dict[str, str]:
+    """Return, by name, the files with which an administrator installs the gateway; as `gateway_manifests`."""
+    before = (
+        "# Needs a Secret with what must be in no file: a token for /metrics, and the database of predictions if any:\n"
+        f"#   kubectl create secret generic {GATEWAY} --from-literal=management-token=…"
+        f"{' --from-literal=queue=postgresql://…' if declaration.queue else ''}\n"
+    )
+    files = {f"dockerfiles/{name}/Dockerfile": dockerfile(name) for name in ("packages", "gateway")}
+    objects = gateway_manifests(place, declaration, image, release=release)
+    return {"gateway.yaml": before + to_yaml(objects), **files}
 
 
 def gateway_secret(place: Place, values: Mapping[str, str]) -> Manifest:

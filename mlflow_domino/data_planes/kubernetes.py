@@ -40,6 +40,7 @@ __all__ = ["KubernetesDataPlane"]
 
 _ACKNOWLEDGE_S = 15.0
 _END_S = 60.0
+_REACH_S = 2.5
 #: Of pods whose requests are all answered.
 _LAST_S = 1
 _LOOK_S = 0.1
@@ -71,6 +72,15 @@ class KubernetesDataPlane(DataPlane):
         return self.records
 
     # ---- the data plane ----------------------------------------------------------------------------------------------
+
+    def reach(self) -> None:
+        self.cluster.version(timeout_s=_REACH_S)
+
+    def obstacle(self) -> str:
+        return self.entrance.obstacle()
+
+    def remark(self) -> str:
+        return self.entrance.remark()
 
     def prepare(self) -> None:
         wanted = DEPLOY if self.entrance.deployed() else (*DEPLOY, *to_install(self.declaration))

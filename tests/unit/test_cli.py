@@ -224,7 +224,10 @@ def test_status_names_data_plane_and_home(run, home, iris):
     assert re.search(r"Data plane +local: down; `mlflow-domino up` starts it", out)
     assert str(home.root) in out
     document = json.loads(run("status", "--json")[1])
-    assert document["data_plane"] == {"name": "local", "up": False, "url": "http://127.0.0.1:8420"}
+    reason = "down; `mlflow-domino up` starts it"
+    assert document["data_plane"] == {
+        "name": "local", "up": False, "url": "http://127.0.0.1:8420", "reason": reason, "note": "",
+    }  # fmt: skip
     assert [e["name"] for e in document["endpoints"]] == ["iris"]
 
 

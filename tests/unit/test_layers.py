@@ -17,7 +17,7 @@ LAYERS = (
     ("client", "foreground", "help", "render", "prune", "check", "cluster_check", "documents", "invocation", "asynchronous", "unit"),
     ("controller",),
     ("journal",),
-    ("rollout", "access", "views"),
+    ("rollout", "access", "views", "memory"),
     ("data_planes",),
     ("source", "joining", "registry", "project", "attached", "script", "git", "environment", "bytecode", "lean", "lock", "resolver", "indexes",
      "requirements", "interpreter", "seldon", "microservice", "context", "image", "engine", "buildah", "builder", "store", "cluster", "cluster_records", "lease", "objects", "gateway", "logs", "secret", "ignore", "labels", "tree"),
