@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -23,6 +24,13 @@ Then = Callable[[Any, Exception | None], object]
 _JOINED = 128
 _FIRST_PAUSE_S = 0.1
 _LAST_PAUSE_S = 2.0
+
+
+@dataclass(frozen=True)
+class _Entry:
+    change: Change[Any]
+    then: Then
+    durable: bool
 
 
 class Clerk:
@@ -46,7 +54,7 @@ class Clerk:
         self._say = say
         self._loop = asyncio.get_running_loop()
         self._changed = threading.Condition()
-        self._changes: list[tuple[Change[Any], Then]] = []
+        self._changes: list[_Entry] = []
         self._ended = False
         self._thread = threading.Thread(target=self._work, name="clerk", daemon=True)
         self._thread.start()
@@ -65,10 +73,16 @@ class Clerk:
         self.put(change, told)
         return future
 
-    def put(self, change: Change[Any], then: Then) -> None:
-        """Have a change written; `then` gets what it returns, or its error, when it is on disk."""
+    def put(self, change: Change[Any], then: Then, *, durable: bool = True) -> None:
+        """Have a change written; `then` gets what it returns, or its error, when it is on disk.
+
+        Parameters
+        ----------
+        durable : bool
+            Whether it must outlive the machine. A lease need not: whoever holds it does not outlive it, either.
+        """
         with self._changed:
-            self._changes.append((change, then))
+            self._changes.append(_Entry(change, then, durable))
             self._changed.notify()
 
     def end(self, timeout_s: float) -> None:
@@ -90,20 +104,21 @@ class Clerk:
             with contextlib.suppress(RuntimeError):  # as below
                 self._loop.call_soon_threadsafe(_tell, done)
 
-    def _write(self, taken: list[tuple[Change[Any], Then]]) -> list[tuple[Then, Any, Exception | None]]:
+    def _write(self, taken: list[_Entry]) -> list[tuple[Then, Any, Exception | None]]:
         try:
-            results = self._persist([change for change, _ in taken])
-            return [(then, result, None) for (_, then), result in zip(taken, results, strict=True)]
+            return [(entry.then, result, None) for entry, result in zip(taken, self._persist(taken), strict=True)]
         except Exception as error:
             if len(taken) == 1:
-                return [(taken[0][1], None, error)]
+                return [(taken[0].then, None, error)]
             return [one for each in taken for one in self._write([each])]  # whose fault it is
 
-    def _persist(self, changes: list[Change[Any]]) -> list[Any]:
+    def _persist(self, taken: list[_Entry]) -> list[Any]:
+        changes = [entry.change for entry in taken]
+        durable = any(entry.durable for entry in taken)
         pause_s = 0.0
         while True:
             try:
-                results = self._database.write(lambda connection: self._turn(connection, changes))
+                results = self._database.write(lambda connection: self._turn(connection, changes), durable=durable)
             except Unavailable as error:
                 if not pause_s:
                     self._say(str(error))

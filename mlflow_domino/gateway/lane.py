@@ -17,6 +17,7 @@ from mlflow_domino.gateway.clerk import Clerk
 from mlflow_domino.gateway.exchange import Broken, Unreached
 from mlflow_domino.gateway.inventory import AsyncEndpoint
 from mlflow_domino.gateway.seldon import Answered
+from mlflow_domino.gateway.wake import say_ended
 from mlflow_domino.queue.prediction import Attempt, Lease, Outcome, State
 from mlflow_domino.queue.turn import Turn
 
@@ -202,7 +203,7 @@ class Lane:
             self._dry = len(taken) < wanted and not self._rung
             self._pump()
 
-        self._clerk.put(take, leased)
+        self._clerk.put(take, leased, durable=False)
 
     def _elsewhere(self) -> int:
         """Return how many run on replicas that get no more."""
@@ -287,6 +288,7 @@ class Lane:
         def stored(_result: object, error: Exception | None) -> None:
             if self._storing.get(lease.id) == lease.fence:
                 del self._storing[lease.id]
+            say_ended(lease.id)
             if error is not None:
                 raise error
 

@@ -29,7 +29,7 @@ from mlflow_domino.gateway.inventory import AsyncEndpoint, Inventory, QueueAcces
 from mlflow_domino.gateway.metrics import Exposition
 from mlflow_domino.gateway.submissions import Limits, parse, wait_of
 from mlflow_domino.gateway.told import brief, counted, detailed
-from mlflow_domino.gateway.wake import ring
+from mlflow_domino.gateway.wake import Waiter, ring
 from mlflow_domino.models import valid_id
 from mlflow_domino.queue.prediction import State, begun_ms, now_ms
 
@@ -44,8 +44,7 @@ Poll = tuple[State, str | None, str | None]
 PATH = "/api/modelApis/async/v1"
 _MOST = 1000
 _WAITERS = 4
-_FIRST_LOOK_S = 0.004
-_LAST_LOOK_S = 0.1
+_LOOK_S = 0.1
 _CANCEL_S = 5.0
 _DEPTH_S = 1.0
 _STATES = {
@@ -276,11 +275,14 @@ class Predictions:
             return found
         with contextlib.ExitStack() as stack:
             stack.callback(self._waiters.release)
-            deadline, pause_s = time.monotonic() + wait_s, _FIRST_LOOK_S
-            while found is not None and found[0].status == "queued" and time.monotonic() < deadline:
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 1.2, _LAST_LOOK_S)
-                found = queue.poll(endpoint_id, prediction_id)
+            waiter = stack.enter_context(Waiter(prediction_id))
+            deadline = time.monotonic() + wait_s
+            while found is not None and found[0].status == "queued":
+                found = queue.poll(endpoint_id, prediction_id)  # it may have ended before anybody listened
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or found is None or found[0].status != "queued":
+                    break
+                waiter.wait(min(left_s, _LOOK_S))
         return found
 
     def _await_cancel(self, queue: Queue, endpoint_id: str, prediction_id: str) -> State:
@@ -294,7 +296,7 @@ class Predictions:
                 return State.RUNNING
             if time.monotonic() > deadline:
                 return State.QUEUED
-            time.sleep(_LAST_LOOK_S / 2)
+            time.sleep(_LOOK_S / 2)
 
 
 class _Depths:

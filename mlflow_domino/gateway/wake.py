@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -65,3 +66,46 @@ def hang_bell(path: str) -> socket.socket:
     listening.setblocking(False)
     listening.bind(path)
     return listening
+
+
+class Waiter:
+    """Hears that a prediction has ended, where its dispatcher is on this machine; a `with` block's length.
+
+    The name of its socket is Linux's own kind, which needs no file and goes with the process; elsewhere nothing is
+    heard, and whoever waits looks again.
+    """
+
+    def __init__(self, prediction_id: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._prediction_id = prediction_id
+
+    def __enter__(self) -> Waiter:
+        with contextlib.suppress(OSError):  # two may wait for the same; the second one looks
+            self._socket.bind(_name(self._prediction_id))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when it may have ended, or the time is over."""
+        self._socket.settimeout(timeout_s)
+        with contextlib.suppress(OSError):
+            self._socket.recv(1)
+
+
+def say_ended(prediction_id: str) -> None:
+    """Tell whoever waits for a prediction; mostly nobody does."""
+    with contextlib.suppress(OSError):
+        _speaking().sendto(b".", _name(prediction_id))
+
+
+@functools.cache
+def _speaking() -> socket.socket:
+    speaking = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    speaking.setblocking(False)
+    return speaking
+
+
+def _name(prediction_id: str) -> str:
+    return f"\0mlflow-domino-{prediction_id}"

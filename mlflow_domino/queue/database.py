@@ -121,8 +121,13 @@ class Database:
             self._kept.append(connection)
         return connection
 
-    def write(self, work: Work[T]) -> T:
+    def write(self, work: Work[T], *, durable: bool = True) -> T:
         """Do `work` in one transaction, and return when it is on disk.
+
+        Parameters
+        ----------
+        durable : bool
+            Whether it must outlive the machine; everything outlives the processes that wrote it.
 
         Raises
         ------
@@ -132,7 +137,7 @@ class Database:
         if not self.sqlite:
             with self._reported(), self._engine.begin() as connection:
                 return work(connection)
-        job = _Job(work)
+        job = _Job(work, durable)
         self._waiting.append(job)
         # An fsync is what a transaction costs: whoever gets here first takes with it what waits meanwhile.
         with self._leading:
@@ -145,7 +150,8 @@ class Database:
         del self._waiting[: len(jobs)]
         try:
             # The kernel hands a lock on at once; SQLite itself would look again after a pause.
-            with self._reported(), self._lock, _transaction(self._kept_by_thread()) as connection:
+            durable = any(job.durable for job in jobs)
+            with self._reported(), self._lock, _transaction(self._kept_by_thread(), durable) as connection:
                 for job in jobs:
                     job.run(connection)
         except BaseException as error:
@@ -190,8 +196,9 @@ class Database:
 class _Job(Generic[T]):
     """One caller's transaction, which another may commit."""
 
-    def __init__(self, work: Work[T]) -> None:
+    def __init__(self, work: Work[T], durable: bool) -> None:
         self._work = work
+        self.durable = durable
         self._result: T | None = None
         self._error: BaseException | None = None
         self.done = False
@@ -249,9 +256,10 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
 
 @contextlib.contextmanager
-def _transaction(connection: sa.Connection) -> Iterator[sa.Connection]:
+def _transaction(connection: sa.Connection, durable: bool) -> Iterator[sa.Connection]:
     """Write in one transaction, which is on disk when this ends, or has not happened."""
     driver = connection.connection
+    driver.cursor().execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     driver.cursor().execute("BEGIN IMMEDIATE")
     try:
         yield connection

@@ -122,7 +122,7 @@ OTHERS = Statement(
 )
 FINISH = Statement(
     predictions.update()
-    .where(_leased)
+    .where(_leased, _columns.owner == _value("of_owner"))
     .values(
         state=_value("to_state"), result=_value("to_result"), errors=_value("to_errors"),
         finished_ms=_value("at_ms"), due_ms=_value("to_due_ms"), owner=sa.null(),

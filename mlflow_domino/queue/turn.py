@@ -115,7 +115,7 @@ class Turn:
     def finish(self, lease: Lease, outcome: Outcome, *, keep_ms: int, ran_ms: int | None = None) -> bool:
         """Store how a prediction ended; false where the lease is no longer valid, and nothing changed."""
         values = {
-            "of_id": lease.id, "of_fence": lease.fence, "at_ms": self._at_ms, "to_state": int(outcome.state),
+            "of_id": lease.id, "of_fence": lease.fence, "of_owner": self._owner, "at_ms": self._at_ms, "to_state": int(outcome.state),
             "to_result": outcome.result, "to_due_ms": self._at_ms + keep_ms,
             "to_errors": json.dumps(outcome.errors, ensure_ascii=False) if outcome.errors else None,
         }  # fmt: skip
