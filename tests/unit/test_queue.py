@@ -14,6 +14,7 @@ from mlflow_domino.errors import Unavailable, Unsupported
 from mlflow_domino.queue.database import Database, sqlite_url
 from mlflow_domino.queue.prediction import State, begun_ms, new_prediction_id
 from mlflow_domino.queue.schema import meta, metadata
+from mlflow_domino.queue.statements import FINISH, LEASE, NEXT, POLL, RENEWED
 from tests.conftest import eventually
 from tests.postgresql import PostgreSQL, postgresql
 from tests.queue import Desk, QueueContract
@@ -140,3 +141,31 @@ def _ignore_file_size_signal() -> Callable[[], object]:
 
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     return lambda: signal.signal(signal.SIGXFSZ, before)
+
+
+def test_what_runs_for_each_prediction_walks_an_index_and_sorts_nothing(tmp_path: Path) -> None:
+    """Which is why 100,000 that wait make nothing slower; `tests/benchmarks/backlog.py` measures it."""
+    statements = {
+        POLL: {"of_id": "x", "of_endpoint": "e"},
+        NEXT: {"of_endpoint": "e", "most": 5},
+        FINISH: dict.fromkeys(
+            ("of_id", "of_fence", "of_owner", "to_state", "to_result", "to_errors", "at_ms", "to_due_ms"), 1
+        ),
+        LEASE: dict.fromkeys(("of_id", "of_owner", "of_version", "at_ms"), 1),
+        RENEWED: {"of_owner": "o"},
+    }
+    database = Database(sqlite_url(tmp_path / "predictions.db"))
+
+    def plans(connection: sa.Connection) -> list[str]:
+        found = []
+        for statement, values in statements.items():
+            text, order, known = statement._text(connection.dialect)
+            cursor = connection.connection.cursor()
+            cursor.execute(f"EXPLAIN QUERY PLAN {text}", [{**known, **values}[name] for name in order or ()])
+            found += [str(row[3]) for row in cursor.fetchall()]
+        return found
+
+    steps = database.read(plans)
+    database.close()
+    assert len(steps) == len(statements)
+    assert all(step.startswith("SEARCH domino_predictions USING INDEX") for step in steps), steps
