@@ -16,11 +16,10 @@ from mlflow_domino.errors import DominoError
 from mlflow_domino.home import Home
 from tests.conftest import eventually
 from tests.deployment import Deployment
+from tests.kubernetes.people import REGISTRY, People
 from tests.kubernetes.site import Site
 from tests.kubernetes.stage import V1, V2
 
-#: Where images of tests are pushed to, and pulled from by both clusters.
-REGISTRY = "localhost:5000"
 CONTEXTS = ("local", "remote")
 
 
@@ -146,3 +145,8 @@ def serving(site: Site) -> Site:
     site.entrance.publish()
     assert site.result() == "1"
     return site
+
+
+@pytest.fixture
+def people(tmp_path: Path, shared_environments: Path) -> People:
+    return People(tmp_path / "people", shared_environments)

@@ -142,12 +142,16 @@ class Cable:
         self._to = (parts.hostname or "", parts.port or 443)
         self._whole = threading.Event()
         self._whole.set()
+        self._silent = False
+        self._waiting: list[socket.socket] = []
         self._open: set[socket.socket] = set()
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listening.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut(self) -> None:
+    def cut(self, *, silently: bool = False) -> None:
+        """End all connections; `silently`: who connects from now on waits for an answer in vain."""
+        self._silent = silently
         self._whole.clear()
         for one in list(self._open):
             with contextlib.suppress(OSError):
@@ -155,9 +159,12 @@ class Cable:
 
     def mend(self) -> None:
         self._whole.set()
+        while self._waiting:
+            self._waiting.pop().close()
 
     def close(self) -> None:
         self.cut()
+        self.mend()
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
 
@@ -166,7 +173,10 @@ class Cable:
             while True:
                 near, _ = self._listening.accept()
                 if not self._whole.is_set():
-                    near.close()
+                    if self._silent:
+                        self._waiting.append(near)
+                    else:
+                        near.close()
                     continue
                 far = socket.create_connection(self._to)
                 for one, other in ((near, far), (far, near)):
@@ -181,6 +191,23 @@ class Cable:
             other.shutdown(socket.SHUT_RDWR)
         one.close()
         self._open.discard(one)
+
+
+def by_cable(path: Path, context: str, cable: Cable, *, name: str = "cable", token: str = "") -> Path:
+    """Write a context down anew, by way of a cable."""
+    documents = [yaml.safe_load(Path(p).read_text()) for p in os.environ["KUBECONFIG"].split(os.pathsep)]
+    known = next(c["context"] for d in documents for c in d["contexts"] if c["name"] == context)
+    cluster = next(c["cluster"] for d in documents for c in d["clusters"] if c["name"] == known["cluster"])
+    user = next(u["user"] for d in documents for u in d["users"] if u["name"] == known["user"])
+    document = {
+        "current-context": name,
+        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+        # Its certificate is for 127.0.0.1, too.
+        "clusters": [{"name": name, "cluster": {**cluster, "server": f"https://127.0.0.1:{cable.port}"}}],
+        "users": [{"name": name, "user": {"token": token} if token else user}],
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
 
 
 @dataclass
@@ -200,7 +227,7 @@ class Outpost:
         (management / "management-token").write_text("m" * 64)
         environment = {
             **os.environ,
-            "KUBECONFIG": str(self._kubeconfig(cable, token)),
+            "KUBECONFIG": str(by_cable(self.folder / "kubeconfig", self.cluster.context, cable, token=token)),
             "DOMINO_NAMESPACE": self.cluster.namespace,
             "DOMINO_POD": self.name,
             "DOMINO_POD_UID": "",
@@ -214,24 +241,6 @@ class Outpost:
             argv = [sys.executable, "-m", "mlflow_domino.gateway.pod"]
             root = Path(__file__).resolve().parents[2]
             self.process = subprocess.Popen(argv, env=environment, cwd=root, stdout=log, stderr=log)
-
-    def _kubeconfig(self, cable: Cable, token: str) -> Path:
-        """Write the context down anew, by way of the cable."""
-        documents = [yaml.safe_load(Path(p).read_text()) for p in os.environ["KUBECONFIG"].split(os.pathsep)]
-        known = next(c["context"] for d in documents for c in d["contexts"] if c["name"] == self.cluster.context)
-        cluster = next(c["cluster"] for d in documents for c in d["clusters"] if c["name"] == known["cluster"])
-        user = next(u["user"] for d in documents for u in d["users"] if u["name"] == known["user"])
-        trust = {"insecure-skip-tls-verify": True, "server": f"https://127.0.0.1:{cable.port}"}
-        kept = {k: v for k, v in cluster.items() if k not in ("certificate-authority", "certificate-authority-data")}
-        document = {
-            "current-context": "cable",
-            "contexts": [{"name": "cable", "context": {"cluster": "cable", "user": "cable"}}],
-            "clusters": [{"name": "cable", "cluster": {**kept, **trust}}],
-            "users": [{"name": "cable", "user": {"token": token} if token else user}],
-        }
-        path = self.folder / "kubeconfig"
-        path.write_text(yaml.safe_dump(document))
-        return path
 
     def end(self) -> None:
         if self.process is not None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -412,23 +411,16 @@ def test_a_lock_goes_with_a_command_that_is_interrupted(records: Records, namesp
         pass
 
 
-@pytest.mark.slow
-def test_a_lock_of_a_command_that_was_killed_is_free_when_it_is_not_renewed(
+def test_a_lock_of_a_command_of_this_machine_that_was_killed_is_free_at_once(
     records: Records, namespace: Cluster
 ) -> None:
     holder = a_holder(namespace)
+    with pytest.raises(Conflict), records.lock("a", wait=False):
+        pass
     holder.kill()
     holder.communicate()
-    taken = threading.Event()
-
-    def wait() -> None:
-        with records.lock("a"):
-            taken.set()
-
-    waiter = threading.Thread(target=wait)
-    waiter.start()
-    eventually(taken.is_set, within=60)
-    waiter.join()
+    with records.lock("a", wait=False):
+        pass
 
 
 def a_holder(namespace: Cluster) -> subprocess.Popen[str]:

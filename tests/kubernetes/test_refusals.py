@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from tests.conftest import eventually
 from tests.deployment import ECHO, Deployment
 from tests.images import BASE, Made, installed
 from tests.kubernetes.access import account
-from tests.kubernetes.conftest import REGISTRY, a_namespace, left_behind
+from tests.kubernetes.conftest import a_namespace, left_behind
+from tests.kubernetes.people import People, at
 from tests.registry import registry
 
 
@@ -57,26 +58,9 @@ def image() -> Iterator[Made]:
 
 
 @pytest.fixture
-def homes(tmp_path: Path, shared_environments: Path) -> Any:
+def homes(people: People) -> Callable[..., Home]:
     """Make homes that declare a data plane `kube`."""
-    made: list[Home] = []
-
-    def home(**declared: object) -> Home:
-        home = Home(tmp_path / f"home-{len(made)}")
-        home.ensure()
-        values = {"kind": "kubernetes", "registry": REGISTRY, **declared}
-        lines = [f"{key} = {str(v) if isinstance(v, int) else repr(str(v))}\n" for key, v in values.items()]
-        home.config.write_text("[data_planes.kube]\n" + "".join(lines).replace("'", '"'))
-        home.environments.symlink_to(shared_environments)
-        made.append(home)
-        return home
-
-    return home
-
-
-def at(cluster: Cluster) -> dict[str, str]:
-    """Return the declaration's keys that mean a namespace."""
-    return {"context": cluster.context, "namespace": cluster.namespace}
+    return lambda **declared: people.home(kube=declared)
 
 
 def objects_of(cluster: Cluster) -> list[str]:
@@ -129,7 +113,7 @@ def running(cluster: Cluster) -> list[str]:
 
 
 def test_a_registry_that_refuses_the_push_is_named_with_the_way_to_sign_in(
-    deployment: Deployment, namespace: Cluster, homes: Any, tmp_path: Path
+    deployment: Deployment, namespace: Cluster, homes: Callable[..., Home], tmp_path: Path
 ) -> None:
     deployment.controller.up()
     before = running(namespace)
@@ -141,7 +125,7 @@ def test_a_registry_that_refuses_the_push_is_named_with_the_way_to_sign_in(
 
 
 def test_a_first_create_whose_registry_refuses_the_gateway_leaves_nothing(
-    empty: Cluster, homes: Any, tmp_path: Path
+    empty: Cluster, homes: Callable[..., Home], tmp_path: Path
 ) -> None:
     before = objects_of(empty)
     with registry(tmp_path / "registry", closed=True) as closed:
@@ -152,7 +136,9 @@ def test_a_first_create_whose_registry_refuses_the_gateway_leaves_nothing(
 # ---- the cluster -----------------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_context_and_a_namespace_that_is_not_there_are_named(homes: Any, tmp_path: Path) -> None:
+def test_a_wrong_context_and_a_namespace_that_is_not_there_are_named(
+    homes: Callable[..., Home], tmp_path: Path
+) -> None:
     refused(homes(context="nowhere"), DominoError, "No context 'nowhere'.*local", tmp_path / "1")
     absent = homes(context="local", namespace="test-absent")
     refused(absent, NotFound, "kubectl create namespace test-absent", tmp_path / "2")
@@ -172,7 +158,7 @@ def with_rights(cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_whoever_lacks_rights_is_told_all_of_them_before_anything_is_made(
-    empty: Cluster, homes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty: Cluster, homes: Callable[..., Home], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admin = Cluster("local", empty.namespace, kubeconfig=None)
     admin.version()
@@ -188,7 +174,7 @@ def test_whoever_lacks_rights_is_told_all_of_them_before_anything_is_made(
 
 
 def test_the_rights_that_check_names_are_enough(
-    empty: Cluster, homes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty: Cluster, homes: Callable[..., Home], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = homes(**with_rights(empty, tmp_path, monkeypatch, *DEPLOY, *to_install(Declaration("kube"))))
     deployment = Deployment(home, "domino:/kube")
@@ -228,7 +214,7 @@ def quota_used(namespace: Cluster) -> None:
 
 
 def test_a_node_port_that_is_taken_is_refused_and_leaves_nothing_of_the_gateway(
-    empty: Cluster, namespace: Cluster, deployment: Deployment, homes: Any, tmp_path: Path
+    empty: Cluster, namespace: Cluster, deployment: Deployment, homes: Callable[..., Home], tmp_path: Path
 ) -> None:
     deployment.controller.up()
     service = namespace.get("Service", GATEWAY)
@@ -245,7 +231,7 @@ def test_a_node_port_that_is_taken_is_refused_and_leaves_nothing_of_the_gateway(
 
 
 def test_of_two_people_who_take_a_name_at_the_same_moment_exactly_one_has_it(
-    deployment: Deployment, namespace: Cluster, homes: Any, tmp_path: Path
+    deployment: Deployment, namespace: Cluster, homes: Callable[..., Home], tmp_path: Path
 ) -> None:
     deployment.controller.up()
     people = [Deployment(homes(**at(namespace)), "domino:/kube") for _ in range(2)]
