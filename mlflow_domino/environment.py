@@ -16,6 +16,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -297,7 +298,8 @@ class Environments:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Not inside the home, which may stand in a project whose configuration uv would find.
             _sweep()
-            with tempfile.TemporaryDirectory(prefix=_WORKSPACE) as folder:
+            with tempfile.TemporaryDirectory(prefix=_WORKSPACE) as folder, _held(Path(folder)) as held:
+                assert held
                 yield Path(folder)
         except OSError as error:
             raise EnvironmentFailed(f"The environment cannot be written: {error}.") from error
@@ -387,7 +389,23 @@ def _sweep() -> None:
         with contextlib.suppress(OSError):
             status = path.lstat()
             if status.st_uid == os.getuid() and status.st_mtime < time.time() - _STALE_S:
-                shutil.rmtree(path)
+                with _held(path) as held:
+                    if held:
+                        shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold a workspace, so that nobody sweeps it whose clock was set forward; false while another does."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
 
 
 def _joined(first: Requirements, second: Requirements) -> Requirements:

@@ -85,7 +85,8 @@ def test_versions_share_the_layer_of_seldon_core(deployment: Deployment, tmp_pat
     deployment.said.clear()
     view = deployment.update("shares", deployment.project(tmp_path / "2", DOUBLE), environment="idna")
     built = [line for line in deployment.said if line.startswith("building mlflow-domino/")]
-    assert [line.split("/")[1].split(":")[0] for line in built] == ["packages", "endpoint"]
+    # Images of earlier runs may still be there, so that less is built.
+    assert {line.split("/")[1].split(":")[0] for line in built} <= {"packages", "endpoint"}
     assert predict(*address_and_token(deployment, view), x=4).json["jsonData"] == 8
 
 

@@ -232,6 +232,7 @@ def test_a_microservice_that_is_killed_comes_back_and_the_model_stays(python: Pa
 def test_a_worker_that_is_killed_at_its_prediction_is_no_failure_of_the_models(python: Path) -> None:
     with serving_messages("sleeps", python) as replica, ThreadPoolExecutor(1) as pool:
         worker = replica.call(seconds=0)
+        poll(lambda: replica.in_flight == 0)  # a call counts until a moment after its answer
         running = pool.submit(replica.predict, seconds=60)
         poll(lambda: replica.in_flight == 1)
         os.kill(worker, signal.SIGKILL)
