@@ -48,7 +48,10 @@ class LocalDataPlane(MachineDataPlane):
     def state(self, version: Version, number: int) -> replica.ReplicaState:
         own = self._socket(version, number)
         sockets = [own, Path(f"{own}{_SELDON_SOCKET}")] if version.settings.is_async else [own]
-        return replica.read(number, self.replica_folder(version, number), sockets)
+        seen = replica.read(number, self.replica_folder(version, number), sockets)
+        if seen.state == "failed" and seen.pid and _vassal(version.id, number) not in self.supervisor.names():
+            return replica.ReplicaState(number, "lost", "somebody ended it")  # and uWSGI with it, before it had loaded
+        return seen
 
     def render(self, world: World, endpoint: Endpoint, version: Version, secrets: Secrets) -> dict[str, str]:
         documents: dict[str, Any] = {"harness.json": self._harness_settings(endpoint, version)}

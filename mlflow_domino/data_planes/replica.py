@@ -36,6 +36,8 @@ class ReplicaState:
         For a person; the end of a traceback.
     since_ms : int
         When it entered the state, in milliseconds since the epoch.
+    pid : int
+        Of the replica that says so; 0 where somebody else does, such as whoever could not start it.
     """
 
     number: int
@@ -43,6 +45,7 @@ class ReplicaState:
     reason: str = ""
     detail: str = ""
     since_ms: int = 0
+    pid: int = 0
 
 
 def read(number: int, folder: Path, sockets: Sequence[Path]) -> ReplicaState:
@@ -64,6 +67,7 @@ def read(number: int, folder: Path, sockets: Sequence[Path]) -> ReplicaState:
         str(document.get("reason", "")) or _earlier(document.get("notes")),
         str(document.get("detail", "")),
         int(document.get("since_ms", 0)),
+        int(document.get("pid") or 0),
     )
 
 
