@@ -196,13 +196,14 @@ class Replica:
         """Wait for a state of status.json; the other end of the story is an error at once."""
         deadline = time.monotonic() + within
         assert self.process is not None
-        while (self.status.get("pid"), self.status.get("state")) != (self.process.pid, state):
-            assert (self.status.get("pid"), self.status.get("state")) != (self.process.pid, "failed"), (
-                f"{self.status}\n{self.log}"
-            )
-            assert time.monotonic() < deadline, f"not {state} within {within} s: {self.status}\n{self.log}"
+        while True:
+            status = self.status  # once: it may be another one the next time
+            seen = status.get("state") if status.get("pid") == self.process.pid else None
+            if seen == state:
+                return status
+            assert seen != "failed", f"{status}\n{self.log}"
+            assert time.monotonic() < deadline, f"not {state} within {within} s: {status}\n{self.log}"
             time.sleep(0.01)
-        return self.status
 
     def ready(self) -> Replica:
         self.wait("ready")
