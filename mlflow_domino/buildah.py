@@ -23,6 +23,7 @@ from typing import IO
 
 from mlflow_domino.builder import Builder, Image, Log, moment, not_pulled, refused, unpack
 from mlflow_domino.errors import EnvironmentFailed, Failed, NotFound, Unavailable
+from mlflow_domino.holder import dead, holder
 
 __all__ = ["Buildah"]
 
@@ -32,6 +33,8 @@ _BUILD_S = 3600
 _TAIL_LINES = 40
 #: When an image was built: its own times are all 0, so that the same content gives the same layers.
 _BUILT = "mlflow-domino.built"
+#: Begins the name of a working container; whose it is follows.
+_OURS = "mlflow-domino-"
 _UNKNOWN = ("image not known", "tag not known", "no such image")
 # Runs as the root of a rootless user's own world where that is needed to look into an image.
 _ARCHIVE = """
@@ -171,7 +174,12 @@ class Buildah(Builder):
 
     @contextlib.contextmanager
     def _container(self, image: str) -> Iterator[str]:
-        made = self._said("from", "--pull-never", self._known(image)).strip()
+        """Make a working container, and remove it, with those that killed commands left."""
+        for left in json.loads(self._said("containers", "--json") or "[]") or ():
+            name = str(left.get("containername", ""))
+            if name.startswith(_OURS) and dead(name.removeprefix(_OURS)):
+                self._said("rm", name)
+        made = self._said("from", "--pull-never", "--name", f"{_OURS}{holder()}", self._known(image)).strip()
         try:
             yield made
         finally:

@@ -6,13 +6,14 @@ annotations are no conflict, and a text that somebody applied by hand is.
 
 What a command that was killed leaves: a name without an endpoint, which the next one to use the name takes over; a Secret
 of a version that was never recorded, which goes with its endpoint; an endpoint half removed, of which the endpoint itself
-is still there for the next `delete`.
+is still there for the next `delete`; locks. `tidy`, with which every command begins, removes names and locks.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -32,6 +33,8 @@ from mlflow_domino.written import endpoint_of, version_of
 __all__ = ["KubernetesRecords"]
 
 _TRIES = 20
+#: A name that has no endpoint yet may be about to get one.
+_RESERVED_S = 60.0
 
 T = TypeVar("T")
 R = TypeVar("R", Endpoint, Version)
@@ -173,6 +176,17 @@ class KubernetesRecords(Records):
         if found is not None:
             self._remove_lease(found)
 
+    def tidy(self) -> None:
+        for one in self._list("Lease", "lock"):
+            self._remove_lease(one)
+        found = self._list("ConfigMap", "endpoint", "name")
+        there = {name_of(one) for one in found}
+        for one in found:
+            if kind_of_record(one) == "name" and f"endpoint-{data_of(one).get('endpoint')}" not in there:
+                created = datetime.datetime.fromisoformat(one["metadata"]["creationTimestamp"].replace("Z", "+00:00"))
+                if created.timestamp() + _RESERVED_S < self._cluster.clock():
+                    self._remove_unchanged(one)
+
     # ---- for GitOps ------------------------------------------------------------------------------------------------
 
     def manifests(self, endpoint: Endpoint, version: Version) -> tuple[Manifest, ...]:
@@ -257,11 +271,8 @@ class KubernetesRecords(Records):
         try:
             self._create(manifest, taken)
         except Refused:
-            meta = name["metadata"]
             with contextlib.suppress(DominoError):
-                self._cluster.delete(
-                    "ConfigMap", meta["name"], uid=meta["uid"], resource_version=meta["resourceVersion"]
-                )
+                self._remove_unchanged(name)
             raise
         try:
             self._cluster.replace({**name, "data": objects.name_manifest(endpoint, taken=True)["data"]})
@@ -303,6 +314,9 @@ class KubernetesRecords(Records):
     def _remove_lease(self, found: Manifest) -> None:
         """Remove a lock that nobody holds; one that we hold goes when it is released."""
         if is_free(found, self._cluster.clock()):
-            meta = found["metadata"]
-            with contextlib.suppress(Conflict):
-                self._cluster.delete("Lease", meta["name"], uid=meta["uid"], resource_version=meta["resourceVersion"])
+            self._remove_unchanged(found)
+
+    def _remove_unchanged(self, found: Manifest) -> None:
+        meta = found["metadata"]
+        with contextlib.suppress(Conflict):
+            self._cluster.delete(found["kind"], meta["name"], uid=meta["uid"], resource_version=meta["resourceVersion"])

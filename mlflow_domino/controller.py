@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import time
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from mlflow_domino.rollout import Rollout, routed
 from mlflow_domino.store import Records
 from mlflow_domino.views import EndpointView, Sight
 
-__all__ = ["Controller"]
+__all__ = ["Controller", "routes_to"]
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?"
 
@@ -114,13 +115,14 @@ class Controller:
             with self._journal.changing(endpoint.id, "create") as endpoint:
                 if endpoint.latest is not None:
                     raise AlreadyExists(f"Endpoint {name!r} exists; `update` publishes a new version of it.")
-                if existing is not None and self.records.versions(endpoint.id):
-                    endpoint = self._forget_settings(endpoint)  # of a create that failed
+                if existing is not None and self._was_begun(endpoint):
+                    endpoint = self._forget_settings(endpoint)
                 token = self._access.first(endpoint)
                 self._publish_version(endpoint, model_uri, config)
-        except Refused:
-            if existing is None:
-                self._undo(endpoint)  # a refusal leaves nothing behind; a failure leaves its logs
+        except DominoError as error:
+            # A refusal leaves nothing behind; a failure leaves its logs, where it came so far.
+            if existing is None and (isinstance(error, Refused) or not self.records.versions(endpoint.id)):
+                self._undo(endpoint)
             raise
         if self.plane.caution:
             self._say(f"note: {self.plane.caution}")
@@ -192,7 +194,6 @@ class Controller:
             self._ensure_running(endpoint, version)
             previous = endpoint.latest if endpoint.latest != version.id else endpoint.previous
             settings = dataclasses.replace(version.settings, replicas=endpoint.settings.replicas)
-            self.records.save_secrets(endpoint, self.records.secrets(version))
             self._route(endpoint, latest=version.id, previous=previous, settings=settings)
         return self.endpoint(name)
 
@@ -227,6 +228,11 @@ class Controller:
                 raise NotFound(f"Endpoint {name!r} has no version yet.")
             return versions[-1]
         return self._version(endpoint, number=number)
+
+    def secrets(self, endpoint: Endpoint) -> Secrets:
+        """Return what the next version starts from: the latest one's, or those that an endpoint without one was made with."""
+        latest = next((v for v in self.records.versions(endpoint.id) if v.id == endpoint.latest), None)
+        return self.records.secrets(latest or endpoint)
 
     def export(
         self, name: str, reference: str, number: int | None = None, *, user: tuple[str, str] | None = None
@@ -278,14 +284,17 @@ class Controller:
     # ---- inside --------------------------------------------------------------------------------------------------
 
     def _find(self, name: str) -> Endpoint:
-        for endpoint in self.records.endpoints():
+        known = self.records.endpoints()
+        for endpoint in known:
             if name in (endpoint.name, endpoint.id):
                 if endpoint.data_plane != self.plane.name:
                     raise NotFound(
                         f"Endpoint {name!r} is on the data plane {endpoint.data_plane!r}: -t domino:/{endpoint.data_plane}"
                     )
                 return endpoint
-        raise NotFound(f"There is no endpoint {name[:120]!r}; `mlflow-domino endpoint list` shows those that are.")
+        near = difflib.get_close_matches(name, [e.name for e in known if e.data_plane == self.plane.name], n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "`mlflow-domino endpoint list` shows those that are."
+        raise NotFound(f"There is no endpoint {name[:120]!r}; {hint}")
 
     def _version(self, endpoint: Endpoint, *, number: int | None = None, version_id: str | None = None) -> Version:
         versions = self.records.versions(endpoint.id)
@@ -306,22 +315,23 @@ class Controller:
         except DominoError as error:  # the refusal itself tells more
             self._say(f"what was made of {endpoint.name!r} could not be removed: {error.message}")
 
+    def _was_begun(self, endpoint: Endpoint) -> bool:
+        """Whether a create came so far, and no further; its settings are not the next one's."""
+        return bool(self.records.versions(endpoint.id)) or self._access.is_begun(endpoint)
+
     def _forget_settings(self, endpoint: Endpoint) -> Endpoint:
         self.records.save_secrets(endpoint, Secrets())
         return self.records.save_endpoint(dataclasses.replace(endpoint, settings=Settings()))
 
     def _publish_version(self, endpoint: Endpoint, model_uri: str | None, config: Mapping[str, Any] | None) -> None:
-        before = self.records.secrets(endpoint)
+        before = self.secrets(endpoint)
         settings, secrets = parse(config, base=endpoint.settings, base_secrets=before)
         self._check_async(settings, endpoint)
         version = self._fetch(endpoint, model_uri, settings, secrets)
         version = self._build(endpoint, version, secrets)
         self._rollout.start(endpoint, version)
-        self.records.save_secrets(endpoint, secrets)
-        changes: dict[str, Any] = {"latest": version.id, "previous": endpoint.latest, "settings": settings}
-        if endpoint.promoted is None and settings.routing_mode == "advanced":
-            changes["promoted"] = endpoint.latest or version.id
-        self._route(endpoint, target=Target.RUNNING, **changes)
+        self._route(endpoint, target=Target.RUNNING, settings=settings, **routes_to(endpoint, version, settings))
+        self.records.save_secrets(endpoint, Secrets())  # from here on they are the version's
 
     def _check_async(self, settings: Settings, endpoint: Endpoint | None = None) -> None:
         """Refuse what is asynchronous where that cannot be, and an endpoint that would change from one to the other."""
@@ -417,6 +427,14 @@ class Controller:
         kept = {endpoint.latest, endpoint.promoted, endpoint.previous}
         free = [v for v in versions if v.id not in kept and v.target is not Target.RUNNING]
         return free[: max(0, len(versions) - endpoint.settings.keep_versions)]
+
+
+def routes_to(endpoint: Endpoint, version: Version, settings: Settings) -> dict[str, Any]:
+    """Return what changes of an endpoint when a version is published."""
+    changes: dict[str, Any] = {"latest": version.id, "previous": endpoint.latest}
+    if endpoint.promoted is None and settings.routing_mode == "advanced":
+        changes["promoted"] = endpoint.latest or version.id
+    return changes
 
 
 def _check_name(name: str) -> None:

@@ -14,12 +14,15 @@ from typing import IO, Any
 
 from mlflow_domino.builder import Builder, Image, Log, moment, not_pulled, refused, split, unpack
 from mlflow_domino.errors import EnvironmentFailed, Failed, NotFound, Unavailable, Unsupported
+from mlflow_domino.holder import dead, holder
 
 __all__ = ["Engine"]
 
 _TIMEOUT_S = 60
 _BUILD_S = 3600
 _TAIL_LINES = 40
+#: Label of a container that lives as long as a command needs it: whose it is.
+_HOLDER = "mlflow-domino.holder"
 
 
 class Engine(Builder):
@@ -211,10 +214,13 @@ class Engine(Builder):
     def _container(
         self, image: str, command: Sequence[str], user: str = "", binds: Sequence[str] = ()
     ) -> Iterator[str]:
-        """Make a container without a network, and remove it."""
+        """Make a container without a network, and remove it, with those that killed commands left."""
+        for left in self._api.containers(all=True, filters={"label": _HOLDER}):
+            if dead(left["Labels"][_HOLDER]):
+                self.remove(left["Id"])
         made: str = self._api.create_container(
             image, entrypoint=[command[0]], command=list(command[1:]), user=user or None, network_disabled=True,
-            host_config=self._api.create_host_config(binds=list(binds)),
+            host_config=self._api.create_host_config(binds=list(binds)), labels={_HOLDER: holder()},
         )["Id"]  # fmt: skip
         try:
             yield made

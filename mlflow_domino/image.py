@@ -189,8 +189,9 @@ class Images:
         return tag
 
     def endpoint(
-        self, packages: str, contents: Sequence[Entry], decides: str, working: str, log: Callable[[str], None]
-    ) -> str:
+        self, packages: str, contents: Sequence[Entry], decides: str, working: str, log: Callable[[str], None],
+        *, named: Callable[[str], None],
+    ) -> str:  # fmt: skip
         """Return the image of a version; built where there is none yet.
 
         Parameters
@@ -203,9 +204,12 @@ class Images:
             Digest of what `contents` hold.
         working : str
             Folder of the project or model in the image.
+        named : callable
+            Told the image's name before there is one of that name.
         """
         recipe = dockerfile("endpoint")
         tag = f"{ENDPOINT_IMAGES}:{_digest(_FORMAT, packages, decides, working, recipe)}"
+        named(tag)
         if self._builder.image(tag) is None:
             files = [Entry("Dockerfile", content=recipe.encode()), *contents]
             self.build(tag, files, {"PACKAGES": packages, "WORKING_DIR": working}, log)

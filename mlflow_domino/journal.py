@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from mlflow_domino.data_planes.base import DataPlane, Log
-from mlflow_domino.errors import Conflict, DominoError, NotFound
+from mlflow_domino.errors import Conflict, DominoError, Forbidden, NotFound
 from mlflow_domino.models import Endpoint, Operation
 from mlflow_domino.rollout import Rollout
 from mlflow_domino.store import Records
@@ -65,12 +65,14 @@ class Journal:
             self._records.remove_operation(endpoint_id)
 
     def recover(self) -> None:
-        """Finish or undo what a killed process left half-way, and say so."""
+        """Finish or undo what a killed process left half-way, and say so; whoever may only look, looks."""
+        with contextlib.suppress(Forbidden):
+            self._records.tidy()
         elsewhere = {e.id for e in self._records.endpoints() if e.data_plane != self._plane.name}
         for operation in self._records.operations():
             if operation.endpoint_id in elsewhere:
                 continue
-            with contextlib.suppress(Conflict), self._records.lock(operation.endpoint_id, wait=False):
+            with contextlib.suppress(Conflict, Forbidden), self._records.lock(operation.endpoint_id, wait=False):
                 if operation.endpoint_id not in {o.endpoint_id for o in self._records.operations()}:
                     continue
                 try:

@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
-import os
-import re
-import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
-
-import psutil
 
 from mlflow_domino.cluster import Cluster
 from mlflow_domino.dialect import Manifest
 from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, NotFound
+from mlflow_domino.holder import dead, holder
 
 __all__ = ["Lease", "held", "is_free"]
 
@@ -63,8 +56,10 @@ def held(cluster: Cluster, name: str, labels: Mapping[str, str], *, wait: bool, 
 
 
 def is_free(lease: Mapping[str, Any], now: float) -> bool:
-    """Whether a Lease has no holder, or one that has not renewed it in time."""
+    """Whether a Lease has no holder, one that was a process of this machine and has ended, or one that is late to renew it."""
     spec = lease.get("spec") or {}
+    if dead(spec.get("holderIdentity")):
+        return True
     renewed = spec.get("renewTime") or spec.get("acquireTime")
     if not spec.get("holderIdentity") or not renewed:
         return True
@@ -79,7 +74,7 @@ class Lease:
         self._cluster = cluster
         self._name = name
         self._labels = dict(labels)
-        self._holder = f"{socket.gethostname()}-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._holder = holder()
         self._mine: Manifest | None = None
         self._stolen = False
         self._renewed = 0.0
@@ -130,8 +125,6 @@ class Lease:
         version = found["metadata"]["resourceVersion"]
         if version != self._seen[0]:
             self._seen = version, _now()
-        if _dead((found.get("spec") or {}).get("holderIdentity")):
-            return True
         # Unchanged for so long by our own clock: its times may be nonsense.
         return is_free(found, self._cluster.clock()) or _now() - self._seen[1] > _duration(found)
 
@@ -195,21 +188,6 @@ class Lease:
     def _time(self) -> str:
         moment = datetime.datetime.fromtimestamp(self._cluster.clock(), tz=datetime.timezone.utc)
         return moment.strftime(_FORMAT)
-
-
-def _machine() -> str:
-    """Return what tells this machine, since it was started, and this process's view of its processes from all others."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
-        return hashlib.sha256(f"{boot}{os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:16]
-    except OSError:
-        return "unknown"
-
-
-def _dead(holder: object) -> bool:
-    """Whether a holder was a process here that has ended; another one that has its number by now counts for it."""
-    found = re.fullmatch(r".*-([0-9a-f]{16})-(\d+)-[0-9a-f]{8}", str(holder))
-    return found is not None and found[1] == _machine() and not psutil.pid_exists(int(found[2]))
 
 
 def _duration(lease: Mapping[str, Any]) -> float:

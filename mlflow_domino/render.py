@@ -11,17 +11,17 @@ from typing import Any
 
 from mlflow_domino import source, tree
 from mlflow_domino.config import Secrets, Settings, parse, settings_to_json
-from mlflow_domino.controller import Controller
+from mlflow_domino.controller import Controller, routes_to
 from mlflow_domino.data_planes.base import World
 from mlflow_domino.errors import AlreadyExists, InvalidInput
 from mlflow_domino.home import write_text
-from mlflow_domino.models import Endpoint, Status, Target, Version, new_id
+from mlflow_domino.models import Artifact, Endpoint, Status, Target, Version, new_id
 
 __all__ = ["write"]
 
 
 def write(
-    controller: Controller, folder: Path, name: str, model_uri: str | None, config: Mapping[str, Any]
+    controller: Controller, folder: Path, name: str, model_uri: str | None, config: Mapping[str, Any], image: str = ""
 ) -> list[str]:
     """Write the files of the version that `create` or `update` with the same arguments would make.
 
@@ -37,6 +37,8 @@ def write(
         None for what the endpoint has now.
     config : mapping
         Settings, on top of the endpoint's own.
+    image : str
+        Of the version, where it has been built and pushed already; for a data plane that keeps its own records.
 
     Returns
     -------
@@ -50,8 +52,10 @@ def write(
     """
     if folder.exists():
         raise AlreadyExists(f"{folder} exists; name a new folder.")
+    if image and controller.plane.own_records() is None:
+        raise InvalidInput("render: --image is for data planes of kind kubernetes, where files are all that it takes.")
     try:
-        files = _files(controller, folder, name, model_uri, config)
+        files = _files(controller, folder, name, model_uri, config, image)
         for file, content in files.items():
             write_text(folder / file, content, mode=0o644)
     except BaseException:
@@ -61,12 +65,12 @@ def write(
 
 
 def _files(
-    controller: Controller, folder: Path, name: str, model_uri: str | None, config: Mapping[str, Any]
+    controller: Controller, folder: Path, name: str, model_uri: str | None, config: Mapping[str, Any], image: str
 ) -> dict[str, str]:
     known = next((e for e in controller.records.endpoints() if name in (e.name, e.id)), None)
     latest = controller.find_version(name) if known is not None and known.latest is not None else None
     base = known.settings if known else Settings()
-    before = controller.records.secrets(known) if known else Secrets()
+    before = controller.secrets(known) if known else Secrets()
     settings, secrets = parse(config, base=base, base_secrets=before)
     if model_uri is not None:
         fetched = source.fetch(model_uri, settings, folder, _silent, variables=secrets.variables)
@@ -82,8 +86,15 @@ def _files(
     version = Version(
         new_id(), endpoint.id, number, now_ms, fetched, settings,
         status=Status.RUNNING, target=Target.RUNNING, replicas=settings.replicas,
+        artifact=Artifact(image, "", "", "") if image else None,
     )  # fmt: skip
-    endpoint = dataclasses.replace(endpoint, latest=version.id, settings=settings)
+    endpoint = dataclasses.replace(
+        endpoint,
+        target=Target.RUNNING,
+        next_number=number + 1,
+        settings=settings,
+        **routes_to(endpoint, version, settings),
+    )
     model = source.folder_of(fetched, folder) if fetched.kind == "Registry" else None
     return {
         "version.json": _version_document(version, secrets),

@@ -157,8 +157,10 @@ class Rollout:
         for version in versions:
             self._plane.stop(version)
             self._plane.discard(version)
-        self._plane.forget(endpoint)
-        self._records.remove_endpoint(endpoint.id)
+        with self._records.lock(f"tokens-{endpoint.id}"):  # or a token made meanwhile would stay
+            self._plane.forget(endpoint)
+            self._records.remove_endpoint(endpoint.id)
+        self._records.forget_lock(f"tokens-{endpoint.id}")
         self.publish()  # callers are told that it is not there, no longer that it is stopped
         self._records.forget_lock(endpoint.id)  # last: whoever takes a new one finds no endpoint
 

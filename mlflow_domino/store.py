@@ -165,6 +165,10 @@ class Records(abc.ABC):
     def forget_lock(self, name: str) -> None:
         """Remove what is left of a lock that nobody will ask for again."""
 
+    def tidy(self) -> None:
+        """Remove what killed commands left that belongs to no endpoint; where nothing of that sort is, there is nothing to do."""
+        return
+
 
 class SqliteRecords(Records):
     """Records in one file of SQLite, on a disk of this machine, and secrets in files beside it.

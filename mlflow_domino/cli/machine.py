@@ -158,11 +158,16 @@ def _render(root: click.Group, name: str) -> None:
     @click.option("-m", "--model-uri", metavar="URI", help="Model or project; by default that of the endpoint.")
     @settings_option
     @click.option("-o", "--output", "folder", required=True, type=click.Path(path_type=Path), help="A new folder.")
-    def render(out: Output, endpoint: str, model_uri: str | None, config: tuple[str, ...], folder: Path) -> None:
+    @click.option(
+        "--image", default="", metavar="IMAGE", help="Kubernetes: of the version, as `endpoint export` pushed it."
+    )
+    def render(
+        out: Output, endpoint: str, model_uri: str | None, config: tuple[str, ...], folder: Path, image: str
+    ) -> None:
         """Write what would be built and run into a folder, without secrets, and do nothing."""
         from mlflow_domino.render import write
 
-        files = write(out.open(recover=False), folder, endpoint, model_uri, parse_config(config))
+        files = write(out.open(recover=False), folder, endpoint, model_uri, parse_config(config), image)
         out.answer("\n".join(str(folder / file) for file in files), {"folder": str(folder), "files": files})
 
 
@@ -187,7 +192,8 @@ def _prune(root: click.Group, name: str) -> None:
         out.table(("KIND", "NAME", "SIZE", "WHY"), rows, documents, "There is nothing to remove.")
         if plan and not out.as_json:
             total = pruning.readable(sum(item.size for item in plan))
-            again = f"mlflow-domino prune --yes{f' --keep {keep}' if keep else ''} --older-than {older_than}"
+            there = "" if controller.plane.name == "local" else f" -t domino:/{controller.plane.name}"
+            again = f"mlflow-domino prune{there} --yes{f' --keep {keep}' if keep else ''} --older-than {older_than}"
             click.echo(f"\n{total} {'removed' if yes else f'can be removed: {again}'}")
 
 

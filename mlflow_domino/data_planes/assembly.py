@@ -22,7 +22,7 @@ from mlflow_domino.data_planes.declaration import tables
 from mlflow_domino.data_planes.machine import harness_settings, install_harness
 from mlflow_domino.data_planes.tier import tier_named
 from mlflow_domino.errors import InvalidInput, NotFound
-from mlflow_domino.home import Home, write_text
+from mlflow_domino.home import Home, read_json, write_json, write_text
 from mlflow_domino.image import ENDPOINT_IMAGES, ENVIRONMENT, Base, Images, dockerfile, image_named, site_packages
 from mlflow_domino.models import Artifact, Version
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Assembly", "recipes", "working_folder"]
 
+#: File of a version's folder.
+_NAMES = "images.json"
 _REFERENCE = r"[a-z0-9][A-Za-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)+:\w[\w.-]{0,127}"
 
 
@@ -82,7 +84,11 @@ class Assembly:
         values = secrets.variables.values()
         with logs.written(folder / "build.log", _short(log), values) as both:
             built = self._build(version, folder, secrets, both)
-            return replace(built, environment=self._pushed(built.environment, registry, both)) if registry else built
+            return (
+                replace(built, environment=self._pushed(version, built.environment, registry, both))
+                if registry
+                else built
+            )
 
     def export(self, version: Version, reference: str, log: Log, *, user: tuple[str, str] | None = None) -> str:
         """Push the image of a version under another name; return its digest there.
@@ -114,11 +120,13 @@ class Assembly:
         return True
 
     def discard(self, version: Version) -> None:
-        """Remove the image of a version from this machine."""
+        """Remove the image of a version from this machine, of one too whose build came to no end."""
+        names = {*self._names(version)}
         if version.artifact is not None:
             tag = version.artifact.environment.rpartition(":")[2]
-            for name in {version.artifact.environment, f"{ENDPOINT_IMAGES}:{tag}"}:
-                self._builder.remove_image(name)
+            names |= {version.artifact.environment, f"{ENDPOINT_IMAGES}:{tag}"}
+        for name in names:
+            self._builder.remove_image(name)
 
     def _image_of(self, version: Version, log: Log) -> str:
         """Have the image of a version here."""
@@ -131,9 +139,18 @@ class Assembly:
             self._builder.pull(name, log)
         return name
 
-    def _pushed(self, image: str, registry: str, log: Log) -> str:
+    def _names(self, version: Version) -> list[str]:
+        """Return the names that an image of a version has been given here."""
+        return read_json(self._home.version(version.id) / _NAMES) or []
+
+    def _note(self, version: Version, name: str) -> None:
+        """Write a name down before the image has it: of a build that is killed there is no other record."""
+        write_json(self._home.version(version.id) / _NAMES, sorted({*self._names(version), name}))
+
+    def _pushed(self, version: Version, image: str, registry: str, log: Log) -> str:
         """Send an image to a registry; return its name there, whose tag is the hash of its content."""
         name = f"{registry}/mlflow-domino-endpoint:{image.rpartition(':')[2]}"
+        self._note(version, name)
         log(f"pushing {name} …")
         self._builder.tag(image, name)
         self._builder.push(name, log)
@@ -213,7 +230,9 @@ class Assembly:
             Entry("harness.json", content=document),
         ]
         decides = hashlib.sha256(f"{harness}\0{version.source.digest}\0".encode() + document).hexdigest()
-        return self.images.endpoint(packages, contents, decides, working, log)
+        return self.images.endpoint(
+            packages, contents, decides, working, log, named=lambda name: self._note(version, name)
+        )
 
 
 def _short(log: Log) -> Log:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,13 @@ _LAST_S = 1
 _LOOK_S = 0.1
 _IDLE_LOOKS = 3
 _TAIL_LINES = 30
+#: How what is rendered is applied by hand.
+_APPLY = """\
+# Names in capitals and values of … are to be filled in; --image fills in the image, here and in records.yaml.
+# Of an endpoint that serves apply this first, wait for `kubectl rollout status deployment/{name}`, and then
+# apply records.yaml, by which requests come to it. Of a new one apply both, and make a token, without which pods do not
+# start: `mlflow-domino -t domino:/{plane} token create {endpoint} default`.
+"""
 #: What runs a version, in the order in which it ends.
 _KINDS = ("Deployment", "PodDisruptionBudget", "Service", "ConfigMap")
 
@@ -145,16 +153,21 @@ class KubernetesDataPlane(DataPlane):
     # ---- versions ----------------------------------------------------------------------------------------------------
 
     def render(self, world: World, endpoint: Endpoint, version: Version, secrets: Secrets) -> dict[str, str]:
-        made = version.artifact
-        image = made.environment if made else f"{self._registry()}/mlflow-domino-endpoint:HASH-OF-THE-CONTENT"
+        if version.artifact is None:
+            image = f"{self._registry()}/mlflow-domino-endpoint:HASH-OF-THE-CONTENT"
+            version = replace(version, artifact=Artifact(image, "", "", ""))
+        if version.settings.is_async and version.artifact is not None and not version.artifact.seldon:
+            version = replace(version, artifact=replace(version.artifact, seldon="PYTHON-OF-SELDON-CORE"))
+        assert version.artifact is not None
         variables = dict.fromkeys(secrets.variables, "…")
         objects = manifests.model_manifests(
-            self._place, endpoint, version, image, self._tier(version), variables=secrets.variables
+            self._place, endpoint, version, version.artifact.environment, self._tier(version), variables=variables
         )
         if variables:
             objects = (manifests.variables_manifest(self._place, endpoint, version, variables), *objects)
+        how = _APPLY.format(name=model_name(version.id), plane=self.name, endpoint=endpoint.name)
         return {
-            "model.yaml": manifests.to_yaml(objects),
+            "model.yaml": how + manifests.to_yaml(objects),
             "records.yaml": manifests.to_yaml(self.records.manifests(endpoint, version)),
             **recipes(version.settings),
         }
@@ -279,7 +292,9 @@ class KubernetesDataPlane(DataPlane):
             raise Failed(f"Version {version.number} was never built.")
         name = model_name(version.id)
         found = self.cluster.get("Deployment", name)
-        if found is not None and found["spec"].get("replicas") == version.replicas:
+        budget = self.cluster.get("PodDisruptionBudget", name)
+        as_it_is = found is not None and found["spec"].get("replicas") == version.replicas
+        if as_it_is and (budget is not None) == (version.replicas > 1):
             return False
         secrets = self.records.secrets(version)
         objects = manifests.model_manifests(

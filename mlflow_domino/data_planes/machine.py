@@ -113,7 +113,6 @@ class MachineDataPlane(DataPlane):
             self.gateway.forget_predictions(endpoint)
         shutil.rmtree(self.home.endpoint(endpoint.id), ignore_errors=True)
         self.home.caller_token(endpoint.id).unlink(missing_ok=True)
-        (self.home.root / "locks" / f"tokens-{endpoint.id}").unlink(missing_ok=True)
 
     def observe(self, versions: Sequence[Version]) -> list[Observation]:
         alive = self.supervisor.alive() if any(v.target is Target.RUNNING for v in versions) else False
