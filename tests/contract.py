@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from mlflow_domino.builder import Builder
 from mlflow_domino.errors import AlreadyExists, Conflict, InvalidInput, NotFound, StartFailed
+from mlflow_domino.home import Home
 from mlflow_domino.models import Status
 from tests.conftest import eventually
 from tests.deployment import ECHO, Deployment
@@ -20,8 +25,34 @@ def predict(x=0):
 """
 
 
+#: What there is of each sort of things that a data plane makes for endpoints, by name.
+Things = dict[str, set[str]]
+
+
+def files_of(home: Home) -> set[str]:
+    """Return what the home has of endpoints and versions, tokens and locks included."""
+    found = {
+        path.name for folder in ("versions", "endpoints", "callers", "locks") for path in home.root.glob(f"{folder}/*")
+    }
+    return {name for name in found if re.fullmatch("(tokens-)?[0-9a-f]{24}", name)}
+
+
+class ImagesOf:
+    """Returns the images of a home's versions that are there; those of versions that are gone meanwhile, too."""
+
+    def __init__(self, home: Home, builder: Builder) -> None:
+        self._home = home
+        self._builder = builder
+        self._known: set[str] = set()
+
+    def __call__(self) -> set[str]:
+        for path in self._home.root.glob("versions/*/images.json"):
+            self._known.update(json.loads(path.read_text()))
+        return {name for name in self._known if self._builder.image(name) is not None}
+
+
 class DataPlaneContract:
-    """Subclasses give a `deployment` fixture on their data plane."""
+    """Subclasses give a `deployment` fixture on their data plane, and `things`, which looks at all that is there of it."""
 
     def test_a_project_becomes_an_endpoint_that_answers_with_dominos_envelope(
         self, deployment: Deployment, tmp_path: Path
@@ -43,8 +74,12 @@ class DataPlaneContract:
         bearer = deployment.call(view, {"data": {}}, auth=None, headers={"Authorization": f"Bearer {deployment.token}"})
         assert bearer.status_code == 200
 
-    def test_update_rollback_scale_and_tokens_drop_no_request(self, deployment: Deployment, tmp_path: Path) -> None:
-        view = deployment.create("steady", deployment.project(tmp_path / "1", ECHO, VALUE=1))
+    def test_update_rollback_scale_and_tokens_drop_no_request_and_deleting_leaves_nothing(
+        self, deployment: Deployment, things: Callable[[], Things], tmp_path: Path
+    ) -> None:
+        deployment.controller.up()
+        before = things()
+        view = deployment.create("steady", deployment.project(tmp_path / "1", ECHO, VALUE=1), **{"env.A": "b"})
         load = Load(view.url, deployment.token, {"data": {"x": 1}})
         with load.running():
             deployment.update("steady", deployment.project(tmp_path / "2", ECHO, VALUE=2))
@@ -60,6 +95,10 @@ class DataPlaneContract:
             assert deployment.call(view, {"data": {}}, auth=(text, text)).status_code == 401
         assert not load.failed, load.failures[:5]
         assert set(load.results) == {"1", "2"}
+        made = things()
+        assert all(made[sort] - before[sort] for sort in made), made
+        deployment.controller.delete("steady")
+        eventually(lambda: things() == before, within=90)
 
     def test_a_version_that_fails_changes_nothing_and_says_why(self, deployment: Deployment, tmp_path: Path) -> None:
         view = deployment.create("careful", deployment.project(tmp_path / "1", ECHO, VALUE=1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,9 @@ from mlflow_domino.cluster import Cluster
 from mlflow_domino.controller import Controller
 from mlflow_domino.errors import DominoError
 from mlflow_domino.home import Home
+from mlflow_domino.labels import GATEWAY_TOKENS, KIND, MANAGED
 from tests.conftest import eventually
+from tests.contract import ImagesOf, Things, files_of
 from tests.deployment import Deployment
 from tests.kubernetes.people import REGISTRY, People
 from tests.kubernetes.site import Site
@@ -112,6 +114,31 @@ def left_behind(namespace: Cluster) -> list[str]:
     found = [f"{o['kind']} {o['metadata']['name']}" for o in there if "deletionTimestamp" not in o["metadata"]]
     own = ("Service mlflow-domino-gateway", "Secret mlflow-domino-gateway", "ConfigMap kube-root-ca.crt")
     return [one for one in found if not one.startswith((*own, "Secret default-token"))]
+
+
+def objects_of(cluster: Cluster) -> list[str]:
+    """Return everything that somebody made in a namespace, its gateway too."""
+    found = [f"Service {s['metadata']['name']}" for s in cluster.list("Service")]
+    found += [f"{k} {o['metadata']['name']}" for k in ("Role", "RoleBinding", "Lease") for o in cluster.list(k)]
+    accounts = [f"ServiceAccount {o['metadata']['name']}" for o in cluster.list("ServiceAccount")]
+    tokens = [
+        f"Secret {o['metadata']['name']}" for o in cluster.list("Secret") if "-token-" not in o["metadata"]["name"]
+    ]
+    return sorted({*left_behind(cluster), *found, *accounts, *tokens} - {"ServiceAccount default"})
+
+
+@pytest.fixture
+def things(plane_home: Home, namespace: Cluster) -> Callable[[], Things]:
+    images = ImagesOf(plane_home, builder_of())
+    return lambda: {"objects": of_endpoints(namespace), "images": images(), "files": files_of(plane_home)}
+
+
+def of_endpoints(namespace: Cluster) -> set[str]:
+    """Return the objects of endpoints and versions, pods that are ending and locks included, and their gateway's tokens."""
+    kinds = ("ConfigMap", "Secret", "Lease", "Deployment", "ReplicaSet", "Pod", "Service", "PodDisruptionBudget")
+    there = [one for kind in kinds for one in namespace.list(kind, f"{MANAGED},{KIND} notin (gateway,generation)")]
+    tokens = (namespace.get("Secret", GATEWAY_TOKENS) or {}).get("data") or {}
+    return {f"{one['kind']} {one['metadata']['name']}" for one in there} | {f"token {key}" for key in tokens}
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from mlflow_domino import cluster_records
 from mlflow_domino.cluster import Cluster
 from mlflow_domino.cluster_records import KubernetesRecords
 from mlflow_domino.config import Secrets, Settings
 from mlflow_domino.errors import AlreadyExists, Conflict, DominoError, Forbidden, InvalidInput, Unsupported
-from mlflow_domino.labels import MANAGED, labels, tokens_name
+from mlflow_domino.labels import ENDPOINT_NAME, MANAGED, labels, tokens_name
 from mlflow_domino.models import Operation, new_id
 from mlflow_domino.objects import SCHEMA_VERSION, endpoint_manifest, name_manifest
 from mlflow_domino.store import Records
@@ -167,6 +168,23 @@ def test_removing_goes_on_where_it_was_interrupted(records: KubernetesRecords, n
     namespace.delete("Secret", tokens_name(endpoint.id))
     records.remove_endpoint(endpoint.id)
     assert left(namespace) == []
+
+
+def test_names_and_locks_of_killed_commands_go_and_those_of_others_stay(
+    records: KubernetesRecords, others: Records, namespace: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = records.save_endpoint(an_endpoint())
+    namespace.create(name_manifest(an_endpoint("mine"), taken=False))
+    a_lease(namespace, "old", "2020-01-01T00:00:00.000000Z")
+    a_lease(namespace, "fresh", "2099-01-01T00:00:00.000000Z")
+    with others.lock(endpoint.id):
+        records.tidy()
+        assert len(maps(namespace)) == 3, "an endpoint may be about to be made"
+        monkeypatch.setattr(cluster_records, "_RESERVED_S", -2)
+        records.tidy()
+        assert {one["metadata"]["annotations"][ENDPOINT_NAME] for one in maps(namespace)} == {"iris"}
+        locks = [one["metadata"]["name"] for one in namespace.list("Lease", MANAGED)]
+        assert locks == sorted([f"lock-{endpoint.id}", "lock-fresh"])
 
 
 def test_an_endpoint_that_cannot_be_written_leaves_no_name(records: KubernetesRecords, namespace: Cluster) -> None:

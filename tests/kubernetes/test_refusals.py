@@ -32,7 +32,7 @@ from tests.conftest import eventually
 from tests.deployment import ECHO, Deployment
 from tests.images import BASE, Made, installed
 from tests.kubernetes.access import account
-from tests.kubernetes.conftest import a_namespace, left_behind
+from tests.kubernetes.conftest import a_namespace, objects_of
 from tests.kubernetes.people import People, at
 from tests.registry import registry
 
@@ -61,17 +61,6 @@ def image() -> Iterator[Made]:
 def homes(people: People) -> Callable[..., Home]:
     """Make homes that declare a data plane `kube`."""
     return lambda **declared: people.home(kube=declared)
-
-
-def objects_of(cluster: Cluster) -> list[str]:
-    """Return everything that somebody made in a namespace, its gateway too."""
-    found = [f"Service {s['metadata']['name']}" for s in cluster.list("Service")]
-    found += [f"{k} {o['metadata']['name']}" for k in ("Role", "RoleBinding", "Lease") for o in cluster.list(k)]
-    accounts = [f"ServiceAccount {o['metadata']['name']}" for o in cluster.list("ServiceAccount")]
-    tokens = [
-        f"Secret {o['metadata']['name']}" for o in cluster.list("Secret") if "-token-" not in o["metadata"]["name"]
-    ]
-    return sorted({*left_behind(cluster), *found, *accounts, *tokens} - {"ServiceAccount default"})
 
 
 def refused(home: Home, kind: type[DominoError], words: str, folder: Path) -> None:
