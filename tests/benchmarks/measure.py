@@ -91,15 +91,30 @@ def compare(sides: Mapping[str, Side], *, connections: int, rounds: int, seconds
     """
     results = Results()
     for side in sides.values():
-        load(side.target, side.body, holds=side.holds, connections=connections, seconds=min(seconds, 2.0))
+        with _alone(side, sides):
+            load(side.target, side.body, holds=side.holds, connections=connections, seconds=min(seconds, 2.0))
     for _ in range(rounds):
         for name, side in sides.items():
-            measured = _undisturbed(side, connections, seconds)
+            with _alone(side, sides):
+                measured = _undisturbed(side, connections, seconds)
             results.add(name, measured)
             print(f"{name:30} {measured}", flush=True)
             if measured.outcome.failed:
                 print(f"{'':30} {dict(measured.outcome.statuses)}", flush=True)
     return results
+
+
+@contextlib.contextmanager
+def _alone(side: Side, sides: Mapping[str, Side]) -> Iterator[None]:
+    """Suspend the others that are restless."""
+    others = [one for other in sides.values() if other.restless and other is not side for one in other.processes()]
+    for process in others:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in others:
+            process.resume()
 
 
 def _undisturbed(side: Side, connections: int, seconds: float) -> Measured:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -80,9 +81,8 @@ def start_peers(
     for name, peer in PEERS.items():
         for batch in sorted({max(1, connections // options.workers), connections}) if name in options.sides else ():
             side = f"{name}, batches of {batch}"
-            sides[side] = stack.enter_context(
-                peer(model, _own(folder, f"{side} {connections}"), options.workers, batch)
-            )
+            started = stack.enter_context(peer(model, _own(folder, f"{side} {connections}"), options.workers, batch))
+            sides[side] = dataclasses.replace(started, restless=True)  # LitServe polls: a quarter of a core for each
     return sides
 
 

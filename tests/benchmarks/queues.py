@@ -187,7 +187,7 @@ class _Celery(Queued):
 
 
 @contextlib.contextmanager
-def celery(folder: Path, *, model_s: float, workers: int, connections: int) -> Iterator[Queued]:
+def celery(folder: Path, *, model_s: float, workers: int, submitters: int) -> Iterator[Queued]:
     """Celery with Redis as broker and for results, which is on disk before anything is acknowledged."""
     programs = environment("celery", "celery[redis]==5.5.3", libraries=())
     port = free_port()
@@ -201,7 +201,7 @@ def celery(folder: Path, *, model_s: float, workers: int, connections: int) -> I
               "--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat"]  # fmt: skip
     with running(redis, folder / "redis") as of_redis, running(worker, folder, variables) as of_worker:
         client = subprocess.Popen(
-            [str(programs / "python"), str(_APPS / "tasks_client.py"), str(connections)],
+            [str(programs / "python"), str(_APPS / "tasks_client.py"), str(submitters)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables},
         )  # fmt: skip
         with client:

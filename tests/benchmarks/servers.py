@@ -48,12 +48,15 @@ class Side:
         What an answer holds that is right.
     processes : callable
         Returns the processes that it is made of now.
+    restless : bool
+        Whether it takes processor time while nobody asks it; it is suspended then, so that it slows none of the others.
     """
 
     target: Target
     body: Any
     holds: bytes
     processes: Callable[[], list[psutil.Process]]
+    restless: bool = False
 
     def cpu_s(self) -> float:
         """Processor time so far, that of processes which have ended included."""
