@@ -189,12 +189,19 @@ class KubernetesRecords(Records):
 
     # ---- for GitOps ------------------------------------------------------------------------------------------------
 
-    def manifests(self, endpoint: Endpoint, version: Version) -> tuple[Manifest, ...]:
-        """Return the objects that saving both makes, for who applies them by hand; secrets and tokens are not among them."""
+    def manifests(self, endpoint: Endpoint, version: Version, secrets: Secrets | None = None) -> tuple[Manifest, ...]:
+        """Return the objects that saving both makes, for who applies them by hand; tokens are not among them.
+
+        Parameters
+        ----------
+        secrets : Secrets or None
+            Of the version, as they may be shown.
+        """
         made = (
             objects.name_manifest(endpoint, taken=True),
             objects.endpoint_manifest(endpoint),
             objects.version_manifest(version),
+            *([objects.secrets_manifest(version, secrets, plain=True)] if secrets and secrets != Secrets() else []),
         )
         return tuple({**m, "metadata": {**m["metadata"], "namespace": self._cluster.namespace}} for m in made)
 

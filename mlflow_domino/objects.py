@@ -73,10 +73,12 @@ def operation_manifest(operation: Operation) -> Manifest:
     return _config_map(f"operation-{operation.endpoint_id}", own, {"operation.json": text})
 
 
-def secrets_manifest(of: Endpoint | Version, secrets: Secrets) -> Manifest:
+def secrets_manifest(of: Endpoint | Version, secrets: Secrets, *, plain: bool = False) -> Manifest:
+    """Return the Secret with what is secret of an endpoint or a version; `plain` for who fills values in by hand."""
     belongs = {"endpoint": of.id} if isinstance(of, Endpoint) else {"endpoint": of.endpoint_id, "version": of.id}
-    text = json.dumps(secret.to_document(secrets), sort_keys=True)
-    return _secret(secrets_name(of), labels("secrets", **belongs), {"secrets.json": text})
+    text = json.dumps(secret.to_document(secrets), sort_keys=True, ensure_ascii=not plain)
+    made = _secret(secrets_name(of), labels("secrets", **belongs), {"secrets.json": text})
+    return {**{k: v for k, v in made.items() if k != "data"}, "stringData": {"secrets.json": text}} if plain else made
 
 
 def tokens_manifest(endpoint_id: str, tokens: Tokens) -> Manifest:

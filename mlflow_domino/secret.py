@@ -14,7 +14,7 @@ from typing import Any
 from mlflow_domino.config import Secrets
 from mlflow_domino.home import Home, read_json, write_json, write_text
 
-__all__ = ["digest", "load", "new_token", "of_document", "read_caller", "save", "to_document", "write_caller"]
+__all__ = ["digest", "hidden", "load", "new_token", "of_document", "read_caller", "save", "to_document", "write_caller"]
 
 _ALPHABET = string.ascii_letters + string.digits
 
@@ -45,6 +45,12 @@ def of_document(document: Mapping[str, Any]) -> Secrets:
         index_url=document.get("index_url", ""),
         extra_index_url=tuple(document.get("extra_index_url", ())),
     )
+
+
+def hidden(secrets: Secrets) -> Secrets:
+    """Return secrets to be shown: which there are, without any value."""
+    variables = dict.fromkeys(secrets.variables, "…")
+    return Secrets(variables, "…" if secrets.index_url else "", ("…",) * len(secrets.extra_index_url))
 
 
 def save(path: Path, secrets: Secrets) -> None:

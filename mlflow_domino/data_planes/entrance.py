@@ -193,11 +193,10 @@ class Entrance:
         Parameters
         ----------
         image : str
-            As `image` returned it, or another one's of the same content; empty for a name that is to be filled in.
+            As `image` returned it, or another one's of the same content; empty for one that is still to be made.
         """
         named = image or self._declaration.gateway_image
-        named = named or f"{self._declaration.registry or 'REGISTRY'}/mlflow-domino-gateway:{release()}"
-        return gateway_files(self._place, self._declaration, named, release=self.release())
+        return gateway_files(self._place, self._declaration, named, release=self.release(), served=self._cluster.served)
 
     def install(self, say: Say = _silently) -> None:
         """Install the gateway, or make the one that is there what the declaration says; safe to repeat.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.manifests import (
@@ -68,16 +68,32 @@ def gateway_manifests(
     return tuple(map(sealed, (*objects, _deployment(place, declaration, image_name(image), marks, longest_s))))
 
 
-def gateway_files(place: Place, declaration: Declaration, image: str, *, release: str) -> dict[str, str]:
-    """Return, by name, the files with which an administrator installs the gateway; as `gateway_manifests`."""
+def gateway_files(
+    place: Place, declaration: Declaration, image: str, *, release: str, served: Callable[[str], str] | None = None
+) -> dict[str, str]:
+    """Return, by name, the files with which an administrator installs the gateway; as `gateway_manifests`.
+
+    Parameters
+    ----------
+    image : str
+        Empty for one that is still to be made.
+    served : callable or None
+        As for `to_yaml`.
+    """
     before = (
         "# Needs a Secret with what must be in no file: a token for /metrics, and the database of predictions if any:\n"
         f"#   kubectl create secret generic {GATEWAY} --from-literal=management-token=…"
         f"{' --from-literal=queue=postgresql://…' if declaration.queue else ''}\n"
     )
+    if not image:
+        image = f"{declaration.registry or 'your-registry'}/mlflow-domino-gateway:HASH-OF-THE-CONTENT"
+        before += (
+            f"# Nobody has made or pushed its image yet: `mlflow-domino -t domino:/{declaration.name} gateway image` does, "
+            "and\n# writes the name that belongs in place of HASH-OF-THE-CONTENT, or to `gateway render --image`.\n"
+        )
     files = {f"dockerfiles/{name}/Dockerfile": dockerfile(name) for name in ("packages", "gateway")}
     objects = gateway_manifests(place, declaration, image, release=release)
-    return {"gateway.yaml": before + to_yaml(objects), **files}
+    return {"gateway.yaml": before + to_yaml(objects, served), **files}
 
 
 def gateway_secret(place: Place, values: Mapping[str, str]) -> Manifest:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlflow_domino import logs, source
+from mlflow_domino import logs, secret, source
 from mlflow_domino.builder import builder_of
 from mlflow_domino.cluster import Cluster
 from mlflow_domino.cluster_records import KubernetesRecords
@@ -159,16 +159,17 @@ class KubernetesDataPlane(DataPlane):
         if version.settings.is_async and version.artifact is not None and not version.artifact.seldon:
             version = replace(version, artifact=replace(version.artifact, seldon="PYTHON-OF-SELDON-CORE"))
         assert version.artifact is not None
-        variables = dict.fromkeys(secrets.variables, "…")
+        hidden = secret.hidden(secrets)
+        image, variables = version.artifact.environment, hidden.variables
         objects = manifests.model_manifests(
-            self._place, endpoint, version, version.artifact.environment, self._tier(version), variables=variables
+            self._place, endpoint, version, image, self._tier(version), variables=variables
         )
         if variables:
             objects = (manifests.variables_manifest(self._place, endpoint, version, variables), *objects)
         how = _APPLY.format(name=model_name(version.id), plane=self.name, endpoint=endpoint.name)
         return {
-            "model.yaml": how + manifests.to_yaml(objects),
-            "records.yaml": manifests.to_yaml(self.records.manifests(endpoint, version)),
+            "model.yaml": how + manifests.to_yaml(objects, self.cluster.served),
+            "records.yaml": manifests.to_yaml(self.records.manifests(endpoint, version, hidden)),
             **recipes(version.settings),
         }
 

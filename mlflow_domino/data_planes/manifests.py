@@ -6,11 +6,12 @@ objects, and each carries a hash of itself, by which a change is told from what 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from mlflow_domino.data_planes.assembly import working_folder
 from mlflow_domino.data_planes.machine import HARNESS_PACKAGE, harness_settings
 from mlflow_domino.data_planes.tier import Tier
 from mlflow_domino.dialect import Manifest
-from mlflow_domino.errors import InvalidInput
+from mlflow_domino.errors import InvalidInput, Unavailable
 from mlflow_domino.image import ENVIRONMENT, UID
 from mlflow_domino.labels import (
     CONFIGURATION,
@@ -179,10 +180,12 @@ def digest(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def to_yaml(manifests: Sequence[Manifest]) -> str:
-    """Return a file as `kubectl apply -f` reads it."""
+def to_yaml(manifests: Sequence[Manifest], served: Callable[[str], str] | None = None) -> str:
+    """Return a file as `kubectl apply -f` reads it, in the API versions in which a server knows the kinds, if it tells."""
     import yaml  # only here: verbs send JSON
 
+    with contextlib.suppress(Unavailable):
+        manifests = [{**one, "apiVersion": served(one["kind"])} if served else one for one in manifests]
     return str(yaml.safe_dump_all(manifests, sort_keys=False, allow_unicode=True, explicit_start=True))
 
 

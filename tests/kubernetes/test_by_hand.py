@@ -62,11 +62,11 @@ def test_what_is_rendered_and_applied_is_what_create_makes_and_is_looked_after_l
 
     config = {"file": "model.py", "replicas": 2, "env.A": "b"}
     write(deployment.controller, tmp_path / "out", "made-by-hand", project, config, image)
-    model = tmp_path / "out" / "model.yaml"
-    model.write_text(model.read_text().replace("A: …", "A: b"))
     deployment._made.append("made-by-hand")
     for name in ("model.yaml", "records.yaml"):
-        kubectl(namespace, "apply", "-f", str(tmp_path / "out" / name))
+        file = tmp_path / "out" / name
+        file.write_text(file.read_text().replace("A: …", "A: b").replace('"A": "…"', '"A": "b"'))
+        kubectl(namespace, "apply", "-f", str(file))
     _token, deployment.token = deployment.controller.create_token("made-by-hand", "default")
     eventually(lambda: deployment.controller.endpoint("made-by-hand").status is Status.RUNNING, within=90)
     view = deployment.controller.endpoint("made-by-hand")
