@@ -201,7 +201,8 @@ def refused(reference: str, said: str, *, login: str, log_tail: str = "") -> Fai
         )
     if any(word in words for word in _SILENT):
         return Unavailable(
-            f"The registry {registry} does not answer, so {reference} cannot be pushed: {said}.", log_tail=log_tail
+            f"The registry {registry} does not answer, so {reference} cannot be pushed: {said}. Try again when it does.",
+            log_tail=log_tail,
         )
     return Failed(f"push {reference} failed: {said}.", log_tail=log_tail)
 

@@ -271,7 +271,7 @@ class KubernetesRecords(Records):
         raise conflict
 
     def _insert_endpoint(self, endpoint: Endpoint, manifest: Manifest) -> None:
-        taken = f"Endpoint {endpoint.name!r} exists already."
+        taken = f"Endpoint {endpoint.name!r} exists already; `update` publishes a new version of it."
         if endpoint.name in {e.name for e in self.endpoints()}:
             raise AlreadyExists(taken)
         name = self._reserve(endpoint, taken)

@@ -108,7 +108,9 @@ def _choose(wanted: str, files: Sequence[Path]) -> _Context | None:
     if wanted and wanted not in contexts:
         there = f"there are: {', '.join(sorted(contexts))}" if contexts else "there is none at all"
         where = ", ".join(map(str, files)) or "no file that exists; set KUBECONFIG"
-        raise InvalidInput(f"No context {wanted!r} in the kubeconfig ({where}); {there}.")
+        raise InvalidInput(
+            f"No context {wanted!r} in the kubeconfig ({where}); {there}. Set `context` of the data plane to one that is there."
+        )
     if current and current not in contexts and not wanted:
         raise InvalidInput(
             f"The kubeconfig's current context {current!r} is not in it; `kubectl config use-context` sets it."

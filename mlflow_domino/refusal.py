@@ -21,7 +21,11 @@ from mlflow_domino.errors import (
     Unreachable,
 )
 
-__all__ = ["Call", "refusal", "said", "unreachable"]
+__all__ = ["LESS", "QUOTA", "Call", "refusal", "said", "unreachable"]
+
+#: What a server says where a quota is used up, and the ways out.
+QUOTA = "exceeded quota"
+LESS = "ask for less (replicas, hardware_tier), delete what is not needed, or have an administrator raise the quota"
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,8 @@ def unreachable(call: Call, error: Exception, *, written: bool) -> Unreachable:
 
 def _forbidden(call: Call, words: str) -> Forbidden:
     if not re.search(r"\bcannot \w+ resource\b", words):  # a quota, or an admission rule
-        return Forbidden(f"{_first(call.cluster)} refuses to {call.verb} {call.thing}: {words}.")
+        way_out = f" {_first(LESS)}." if QUOTA in words else ""
+        return Forbidden(f"{_first(call.cluster)} refuses to {call.verb} {call.thing}: {words}.{way_out}")
     group = call.kind.group if call.kind else ""
     return Forbidden(
         f"You have no right to {call.verb} {call.resource} in the namespace {call.namespace!r} of {call.cluster}. An "

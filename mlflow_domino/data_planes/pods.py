@@ -11,6 +11,7 @@ from typing import Any
 
 from mlflow_domino.data_planes.replica import ReplicaState
 from mlflow_domino.models import Status, Version
+from mlflow_domino.refusal import LESS, QUOTA
 
 __all__ = ["alive", "blamed", "ready", "serving", "states"]
 
@@ -131,7 +132,8 @@ def _missing(version: Version, pods: Sequence[Document], deployment: Document | 
         return "lost", "its Deployment is gone; `mlflow-domino endpoint start` makes another"
     failure = _condition(deployment, "ReplicaFailure")
     if failure.get("status") == "True":
-        return "failed", f"its pod cannot be made: {failure.get('message')}"
+        why = str(failure.get("message"))
+        return "failed", f"its pod cannot be made: {why}{f'; {LESS}' if QUOTA in why else ''}"
     evicted = _evicted(pods)
     if evicted:
         return "lost", evicted

@@ -128,7 +128,7 @@ def test_a_first_create_whose_registry_refuses_the_gateway_leaves_nothing(
 def test_a_wrong_context_and_a_namespace_that_is_not_there_are_named(
     homes: Callable[..., Home], tmp_path: Path
 ) -> None:
-    refused(homes(context="nowhere"), DominoError, "No context 'nowhere'.*local", tmp_path / "1")
+    refused(homes(context="nowhere"), DominoError, "No context 'nowhere'.*local.*Set `context`", tmp_path / "1")
     absent = homes(context="local", namespace="test-absent")
     refused(absent, NotFound, "kubectl create namespace test-absent", tmp_path / "2")
     assert found_by_check(absent, "Namespace").way_out == "kubectl create namespace test-absent"
@@ -191,7 +191,7 @@ def test_a_quota_on_services_leaves_nothing_of_the_endpoint(
     namespace.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": hard}})
     try:
         quota_used(namespace)
-        with pytest.raises(Forbidden, match="exceeded quota: one"):
+        with pytest.raises(Forbidden, match=r"exceeded quota: one.*have an administrator raise the quota"):
             deployment.create("refused", deployment.project(tmp_path, ECHO, VALUE=1))
     finally:
         namespace.delete("ResourceQuota", "one")
