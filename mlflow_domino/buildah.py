@@ -72,7 +72,7 @@ class Buildah(Builder):
         return None
 
     def images(self, repository: str) -> list[Image]:
-        wanted = [f"{name}:" for name in _names(repository)]
+        wanted = [f"{name}:" for name in _names(repository)] if repository else [""]
         listed = json.loads(self._said("images", "--json", "--no-trunc") or "[]")
         found = {
             entry["id"]: tuple(map(_short, entry["names"]))

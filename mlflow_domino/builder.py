@@ -71,7 +71,7 @@ class Builder(abc.ABC):
 
     @abc.abstractmethod
     def images(self, repository: str) -> list[Image]:
-        """Return the images here of a repository; one with two tags is there once."""
+        """Return the images here of a repository, of all where it is empty; one with two tags is there once."""
 
     @abc.abstractmethod
     def pull(self, reference: str, log: Log) -> Image:

@@ -85,8 +85,9 @@ class Engine(Builder):
 
     def images(self, repository: str) -> list[Image]:
         with self._errors("asked for images"):
-            found = self._api.images(name=repository, quiet=True)
-            return [_image(self._api.inspect_image(identity)) for identity in dict.fromkeys(found)]
+            found = self._api.images(name=repository or None, quiet=True)
+        seen = map(self.image, dict.fromkeys(found))  # somebody may remove one meanwhile
+        return [image for image in seen if image is not None]
 
     def pull(self, reference: str, log: Log) -> Image:
         found = self.image(reference)

@@ -216,14 +216,18 @@ class Images:
         return tag
 
     def unused(self, before_s: float) -> list[tuple[str, int]]:
-        """Return tag and bytes of each image of packages, or of seldon-core's, that no version's image is built on.
+        """Return tag and bytes of each image of packages, or of seldon-core's, that no other image is built on.
+
+        Versions' images are, gateways', and what somebody has exported.
 
         Parameters
         ----------
         before_s : float
             Those that were built before this time (seconds since the epoch) only.
         """
-        above = [image.layers for image in self._builder.images(ENDPOINT_IMAGES)]
+        lower = tuple(f"{repository}:" for repository in (_PACKAGES, SELDON_IMAGES))
+        there = self._builder.images("")
+        above = [image.layers for image in there if any(not name.startswith(lower) for name in image.names)]
         found = []
         for repository in (_PACKAGES, SELDON_IMAGES):
             for image in self._builder.images(repository):

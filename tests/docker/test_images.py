@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -189,3 +191,25 @@ def test_prune_removes_packages_that_no_version_is_built_on(deployment: Deployme
     prune.carry_out(deployment.controller, [item for item in free if item.name == added], print)
     assert added not in {item.name for item in prune.plan(deployment.controller, older_than_s=0)}
     assert deployment.controller.endpoint("kept").status.value == "Running"
+
+
+def test_packages_that_anything_else_is_built_on_are_none_that_nobody_needs(
+    deployment: Deployment, engine: Engine, image: Made
+) -> None:
+    image("lower", "FROM scratch\nCOPY file /file", file=secrets.token_hex(8))
+    lower, upper = f"mlflow-domino/packages:{secrets.token_hex(8)}", "localhost:1/any/mlflow-domino-gateway:1"
+    engine.tag(image.names[0], lower)
+    image.names.append(lower)
+    engine.remove_image(image.names[0])
+    own = image("upper", f"FROM {lower}\nCOPY file /file2", file="x")
+    engine.tag(own, upper)
+    image.names.append(upper)
+    plane = deployment.controller.plane
+
+    def unused() -> set[str]:
+        return {name for name, _size in plane.leftovers(time.time() + 60)}
+
+    assert lower not in unused()
+    for name in (own, upper):
+        engine.remove_image(name)
+    assert lower in unused()
