@@ -14,6 +14,7 @@ from mlflow_domino.errors import NotFound
 from mlflow_domino.home import Home
 from mlflow_domino.labels import ENDPOINT, GATEWAY_TOKENS, KIND, MANAGED, VERSION, model_name
 from mlflow_domino.models import Status, Target
+from tests.conftest import eventually
 from tests.deployment import ECHO, Deployment
 from tests.interrupted import killed
 from tests.kubernetes.conftest import a_namespace, objects_of
@@ -135,7 +136,7 @@ def test_a_create_that_is_killed_can_be_repeated_tokens_too_and_a_delete_is_fini
     assert not astray(namespace, controller)
     with pytest.raises(NotFound):
         controller.endpoint("cut")
-    assert deployment.call(view, {"data": {}}).status_code == 404
+    eventually(lambda: deployment.call(view, {"data": {}}).status_code == 404, within=30)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from mlflow_domino.builder import builder_of
 from mlflow_domino.check import Finding, Verdict, findings
 from mlflow_domino.cluster import Cluster
+from mlflow_domino.cluster_records import KubernetesRecords
 from mlflow_domino.controller import Controller
 from mlflow_domino.data_planes.declaration import Declaration, declared
 from mlflow_domino.data_planes.rights import DEPLOY, Right, to_install
@@ -28,12 +29,14 @@ from mlflow_domino.errors import (
 )
 from mlflow_domino.home import Home
 from mlflow_domino.labels import GATEWAY
+from mlflow_domino.models import Operation
 from tests.conftest import eventually
 from tests.deployment import ECHO, Deployment
 from tests.images import BASE, Made, installed
 from tests.kubernetes.access import account
 from tests.kubernetes.conftest import a_namespace, objects_of
 from tests.kubernetes.people import People, at
+from tests.records import an_endpoint
 from tests.registry import registry
 
 
@@ -160,6 +163,18 @@ def test_whoever_lacks_rights_is_told_all_of_them_before_anything_is_made(
     gateway = found_by_check(home, "Gateway")
     assert gateway.verdict is Verdict.MISSING
     assert "gateway install" in gateway.way_out
+
+
+def test_whoever_may_only_look_sees_what_somebody_else_is_changing(
+    empty: Cluster, homes: Callable[..., Home], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = KubernetesRecords(empty, "kube")
+    endpoint = records.save_endpoint(an_endpoint("seen"))
+    records.save_operation(Operation(endpoint.id, "update", "begun", 1, 1))
+    looking = [Right(r.kind, ("get", "list"), r.part) for r in DEPLOY if r.kind != "Lease"]
+    home = homes(**with_rights(empty, tmp_path, monkeypatch, *looking))
+    (view,) = Controller.open("domino:/kube", home=home).endpoints()
+    assert (view.endpoint.name, view.pending) == ("seen", "update")
 
 
 def test_the_rights_that_check_names_are_enough(
