@@ -31,6 +31,7 @@ from mlflow_domino.home import Home
 from mlflow_domino.labels import GATEWAY
 from mlflow_domino.models import Operation
 from tests.conftest import eventually
+from tests.contract import ImagesOf
 from tests.deployment import ECHO, Deployment
 from tests.images import BASE, Made, installed
 from tests.kubernetes.access import account
@@ -58,6 +59,19 @@ def image() -> Iterator[Made]:
     made = Made(builder_of())
     yield made
     made.clean()
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[str]:
+    """A registry that takes nothing from us; no image that was meant for it is left."""
+    with registry(tmp_path / "registry", closed=True) as one:
+        yield one.host
+    builder = builder_of()
+    for kind in ("gateway", "endpoint"):
+        for image in builder.images(f"{one.host}/mlflow-domino-{kind}"):
+            for name in image.names:
+                if name.startswith(one.host):
+                    builder.remove_image(name)
 
 
 @pytest.fixture
@@ -105,23 +119,24 @@ def running(cluster: Cluster) -> list[str]:
 
 
 def test_a_registry_that_refuses_the_push_is_named_with_the_way_to_sign_in(
-    deployment: Deployment, namespace: Cluster, homes: Callable[..., Home], tmp_path: Path
+    deployment: Deployment, namespace: Cluster, homes: Callable[..., Home], closed: str, tmp_path: Path
 ) -> None:
     deployment.controller.up()
     before = running(namespace)
-    with registry(tmp_path / "registry", closed=True) as closed:
-        home = homes(**at(namespace), registry=closed.host)
-        refused(home, Failed, rf"{closed.host} refuses the push.*docker login {closed.host}", tmp_path / "p")
-        assert running(namespace) == before
-        Controller.open("domino:/kube", home=home).delete("refused")
+    home = homes(**at(namespace), registry=closed)
+    refused(home, Failed, rf"{closed} refuses the push.*docker login {closed}", tmp_path / "p")
+    assert running(namespace) == before
+    images = ImagesOf(home, builder_of())
+    assert images()
+    Controller.open("domino:/kube", home=home).delete("refused")
+    assert not images()
 
 
 def test_a_first_create_whose_registry_refuses_the_gateway_leaves_nothing(
-    empty: Cluster, homes: Callable[..., Home], tmp_path: Path
+    empty: Cluster, homes: Callable[..., Home], closed: str, tmp_path: Path
 ) -> None:
     before = objects_of(empty)
-    with registry(tmp_path / "registry", closed=True) as closed:
-        refused(homes(**at(empty), registry=closed.host), Failed, "refuses the push", tmp_path / "p")
+    refused(homes(**at(empty), registry=closed), Failed, "refuses the push", tmp_path / "p")
     assert objects_of(empty) == before
 
 
