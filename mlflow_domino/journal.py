@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -59,7 +60,7 @@ class Journal:
                 yield endpoint
             except BaseException:
                 with contextlib.suppress(NotFound):
-                    self._rollout.settle(self._find(endpoint_id))
+                    self._put_in_order(self._find(endpoint_id))
                 self._records.remove_operation(endpoint_id)  # what cannot be put in order is the next command's
                 raise
             self._records.remove_operation(endpoint_id)
@@ -95,7 +96,15 @@ class Journal:
             self._say(f"{what}: finished it.")
             return
         self._rollout.catch_up(endpoint)
-        self._rollout.settle(endpoint)
+        self._put_in_order(endpoint)
         current = next((v.number for v in self._records.versions(endpoint.id) if v.id == endpoint.latest), None)
         state = f"latest is version {current}" if current else "it has no version"
         self._say(f"{what}: put in order, {state}.")
+
+    def _put_in_order(self, endpoint: Endpoint) -> None:
+        """Have what runs be as the records say, and the settings tell what runs: `scale` writes one after the other."""
+        self._rollout.settle(endpoint)
+        latest = next((v for v in self._records.versions(endpoint.id) if v.id == endpoint.latest), None)
+        if latest is not None and latest.replicas != endpoint.settings.replicas:
+            settings = dataclasses.replace(endpoint.settings, replicas=latest.replicas)
+            self._records.save_endpoint(dataclasses.replace(endpoint, settings=settings))

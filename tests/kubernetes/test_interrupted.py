@@ -78,6 +78,7 @@ def in_order(controller: Controller, namespace: Cluster) -> int:
     assert {v.status for v in others} <= {Status.STOPPED, Status.FAILED, Status.READY_TO_RUN}
     assert not astray(namespace, controller)
     assert view.current is not None
+    assert view.current.version.replicas == view.endpoint.settings.replicas
     return view.current.version.number
 
 

@@ -171,7 +171,8 @@ def test_an_update_killed_anywhere_is_finished_or_undone_by_the_next_command(
 @pytest.mark.parametrize(
     ("where", "verb"),
     [("LocalDataPlane.publish", "delete"), ("LocalDataPlane.stop", "delete"), ("LocalDataPlane.publish", "stop"),
-     ("LocalDataPlane.start", "scale"), ("LocalDataPlane.publish", "scale"), ("LocalDataPlane.start", "create"),
+     ("LocalDataPlane.start", "scale"), ("LocalDataPlane.publish", "scale"), ("Rollout.change", "scale"),
+     ("LocalDataPlane.start", "create"),
      ("LocalDataPlane.build", "create")],
 )  # fmt: skip
 def test_any_verb_killed_is_finished_or_undone_by_the_next_command(
@@ -193,6 +194,8 @@ def test_any_verb_killed_is_finished_or_undone_by_the_next_command(
         assert not family(home)["vassals"]
     if verb == "scale":
         eventually(lambda: deployment.controller.endpoint("any").current.seen.ready == len(family(home)["vassals"]))
+        after = deployment.controller.endpoint("any")
+        assert after.endpoint.settings.replicas == after.current.version.replicas
     if verb == "create":
         assert views["any"].status in (Status.FAILED, Status.READY_TO_RUN)
         assert not family(home)["vassals"]
