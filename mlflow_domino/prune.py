@@ -16,7 +16,9 @@ from mlflow_domino.controller import Controller
 from mlflow_domino.disk import size_of
 from mlflow_domino.environment import Environments
 from mlflow_domino.errors import Conflict, DominoError
+from mlflow_domino.memory import Memory
 from mlflow_domino.models import Endpoint, Target, Version
+from mlflow_domino.store import Records, SqliteRecords
 
 __all__ = ["Item", "carry_out", "plan", "readable"]
 
@@ -67,14 +69,16 @@ def plan(controller: Controller, *, keep: int | None = None, older_than_s: float
     surplus = {v.id: v for e in endpoints.values() if _here(controller, e) for v in _surplus(controller, e, keep)}
     kept = [v for v in versions if v.id not in surplus]
     items = [_version_item(controller, endpoints[v.endpoint_id], v) for v in surplus.values()]
-    if not controller.records.operations():  # what is being built has no record yet
-        items += _environments(controller, kept, before_s)
-        items += _harnesses(controller, kept, before_s)
+    places = _places(controller)
+    if not any(records.operations() for records in places):  # what is being built has no record yet
+        others = [*_remembered(controller), *(v for records in places[1:] for v in records.versions())]
+        items += _environments(controller, [*kept, *others], before_s)
+        items += _harnesses(controller, [*kept, *others], before_s)
         items += [
             Item("image", name, size, "no version's image is built on it", Path(name))
             for name, size in controller.plane.leftovers(before_s)
         ]
-        items += _leftovers(controller, {v.id for v in versions}, before_s)
+        items += _leftovers(controller, {v.id for v in (*versions, *others)}, before_s)
     for version in kept:
         items += _logs(controller, endpoints[version.endpoint_id], version, before_s)
     return items
@@ -104,6 +108,19 @@ def readable(size: int) -> str:
             break
         amount /= 1024
     return f"{amount:.0f} {unit}" if amount >= 10 or unit == "B" else f"{amount:.1f} {unit}"
+
+
+def _places(controller: Controller) -> list[Records]:
+    """Return the data plane's records, and the home's where those are others: all data planes share its folders."""
+    own = controller.plane.own_records() is not None and controller.home.database.is_file()
+    return [controller.records, *([SqliteRecords(controller.home)] if own else [])]
+
+
+def _remembered(controller: Controller) -> Iterator[Version]:
+    """Yield the versions of data planes that keep their own records, as they were last seen from here."""
+    for path in sorted((controller.home.root / "seen").glob("*.json")):
+        for seen in Memory(controller.home, path.stem).recall():
+            yield from seen.versions
 
 
 def _here(controller: Controller, endpoint: Endpoint) -> bool:

@@ -15,8 +15,12 @@ import pytest
 from mlflow_domino import prune
 from mlflow_domino.cli import main
 from mlflow_domino.controller import Controller
+from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.data_planes.local import LocalDataPlane
 from mlflow_domino.home import Home, write_json
+from mlflow_domino.memory import Memory
 from mlflow_domino.models import Artifact, FileSource, Operation, Status, Target, Version, new_id
+from mlflow_domino.store import SqliteRecords
 
 USED, UNUSED = "a" * 24, "b" * 24
 
@@ -121,6 +125,47 @@ def test_while_a_verb_is_at_work_only_records_are_looked_at(full):
     endpoint = full.endpoint("iris").endpoint
     full.records.save_operation(Operation(endpoint.id, "update", "begun", os.getpid(), 0))
     assert {item.kind for item in prune.plan(full)} == {"version", "log"}
+
+
+class Elsewhere(LocalDataPlane):
+    """A data plane that keeps its own records, as a cluster does, and shares the home's folders."""
+
+    def own_records(self) -> SqliteRecords:
+        return SqliteRecords(Home(self.home.root / "elsewhere"))
+
+
+@pytest.fixture
+def elsewhere(full) -> Controller:
+    (full.home.root / "elsewhere").mkdir()
+    plane = Elsewhere(full.home, Declaration("elsewhere"))
+    return Controller(full.home, plane, plane.own_records())
+
+
+def test_a_data_plane_with_its_own_records_leaves_those_of_the_home_their_folders(full, elsewhere):
+    assert kinds(prune.plan(elsewhere)) == {
+        ("environment", UNUSED),
+        ("harness", "old-harness"),
+        ("folder", "c" * 24),
+    }
+
+
+def test_what_was_last_seen_of_a_data_plane_with_its_own_records_keeps_its_folders(full, elsewhere):
+    elsewhere.create_endpoint("far")
+    artifact = Artifact("registry/image:1", "f" * 64, "old-harness", "3.11.7")
+    add_version(elsewhere, "far", artifact=artifact)
+    view = elsewhere.endpoint("far")
+    make_old(full.home.root / "versions")
+    assert Memory(full.home, "elsewhere").recall()
+    planned = kinds(prune.plan(full))
+    assert ("folder", view.versions[0].version.id) not in planned
+    assert ("harness", "old-harness") not in planned
+    assert ("folder", "c" * 24) in planned
+
+
+def test_a_verb_at_work_on_another_data_plane_of_the_home_counts_too(full, elsewhere):
+    endpoint = full.endpoint("iris").endpoint
+    full.records.save_operation(Operation(endpoint.id, "update", "begun", os.getpid(), 0))
+    assert prune.plan(elsewhere) == []
 
 
 def test_an_environment_in_which_something_runs_stays(full, tmp_path):
