@@ -26,6 +26,8 @@ __all__ = ["Told", "tell"]
 _CONNECT_S = 10.0
 _WHOLE_S = 30.0
 _ANSWER_LIMIT = 1 << 16
+#: What a network with NAT64 reaches IPv4 by: the last four bytes are the address.
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 
 
 @dataclass(frozen=True)
@@ -111,26 +113,25 @@ def _connection(parts: urllib.parse.SplitResult, *, private: bool) -> Iterator[h
     port = parts.port or (443 if secure else 80)
     address = _resolve(host, port, private=private)
     connection = http.client.HTTPConnection(host, port, timeout=_CONNECT_S)
-    plain = socket.create_connection((address, port), timeout=_CONNECT_S)
-    late = threading.Timer(_WHOLE_S, _shut, [plain])
-    late.daemon = True
-    late.start()
-    try:
-        connection.sock = _context().wrap_socket(plain, server_hostname=host) if secure else plain
-        yield connection
-    finally:
-        late.cancel()
-        connection.close()
-        plain.close()
+    with socket.create_connection((address, port), timeout=_CONNECT_S) as plain, plain.dup() as own:
+        late = threading.Timer(_WHOLE_S, _shut, [own])  # TLS takes the other one's descriptor over
+        late.daemon = True
+        late.start()
+        try:
+            connection.sock = _context().wrap_socket(plain, server_hostname=host) if secure else plain
+            yield connection
+        finally:
+            late.cancel()
+            connection.close()
 
 
 def _context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _shut(plain: socket.socket) -> None:
+def _shut(connected: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        plain.shutdown(socket.SHUT_RDWR)
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 def _resolve(host: str, port: int, *, private: bool) -> str:
@@ -143,5 +144,11 @@ def _resolve(host: str, port: int, *, private: bool) -> str:
 
 def _is_public(text: str) -> bool:
     address = ipaddress.ip_address(text.partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
-    return address.is_global and not address.is_multicast and (mapped is None or mapped.is_global)
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _TRANSLATED:
+            address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        elif address.is_reserved or address.is_site_local:
+            return False
+        else:
+            address = address.sixtofour or address
+    return address.is_global and not address.is_multicast

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import http.client
-import ipaddress
 import itertools
 import json
 import os
@@ -23,9 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from mlflow_domino.errors import GatewayFailed
 from mlflow_domino.gateway import envoy as rendering
@@ -34,6 +29,7 @@ from mlflow_domino.gateway.inventory import Certificate, Inventory, Replica, ens
 from mlflow_domino.gateway.pipe import fetch
 from mlflow_domino.gateway.proxy import Envoy
 from mlflow_domino.gateway.routes import Cluster, Route, RouteTable
+from tests.certificates import certificate
 from tests.conftest import eventually, free_port
 from tests.load import Load
 
@@ -515,29 +511,6 @@ def test_a_switch_waits_until_envoy_itself_finds_the_new_containers_healthy(gate
             gateway.envoy.publish(gateway.table(current, nobody, latest=nobody), timeout_s=0.5)
         assert gateway.call()[2]["result"] == "container-3"
     assert load.failures == []
-
-
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """Make a self-signed certificate for 127.0.0.1."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    chain, private = folder / f"{name}.pem", folder / f"{name}.key"
-    chain.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    private.write_bytes(key.private_bytes(*pem))
-    return chain, private
 
 
 def shown(port: int) -> str:
