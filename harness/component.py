@@ -11,7 +11,7 @@ from typing import Any
 from flask import request
 
 from .config import Config
-from .errors import InvalidInput, NotReady, Overdue, Overloaded, Refusal
+from .errors import InvalidInput, Lost, NotReady, Overdue, Overloaded, Refusal
 from .log import log
 from .relay import Relay
 from .slots import Phase, Slots
@@ -23,7 +23,7 @@ __all__ = ["Component", "failure"]
 _SETTLE_S = 1.0
 #: What the harness answers, in the words that the dispatcher acts upon; everything else is the model's own failure.
 _REASONS = {401: "NOT_READY", 429: "BUSY", 503: "NOT_READY", 504: "TIMEOUT"}
-_CODES = {"NOT_READY": 503, "BUSY": 429, "TIMEOUT": 504}
+_CODES = {"NOT_READY": 503, "LOST": 503, "BUSY": 429, "TIMEOUT": 504}
 
 
 def failure(code: int, info: str, reason: str) -> dict[str, Any]:
@@ -76,6 +76,7 @@ class Component:
             answer, outcome = self._answer(message, meta, request_id), "succeeded"
         except Refusal as refusal:
             code, reason = refusal.status, _REASONS.get(refusal.status, "MODEL_ERROR")
+            reason = refusal.code if isinstance(refusal, Lost) else reason
             log(f"prediction {_word(meta.get('puid'))}: {reason}: {refusal.message}", request_id=request_id)
             info = f"{refusal.message} (request_id {request_id})"
             answer, outcome = failure(_CODES.get(reason, code), info, reason), reason.lower()
@@ -126,14 +127,14 @@ class Component:
         )
 
     def _deadline(self, tags: dict[str, Any]) -> float:
-        """Return the end of the time limit, in seconds since the epoch."""
-        now = time.time()
-        told = tags.get("deadline_ms")
-        latest = now + self._config.async_timeout_s
-        deadline = min(latest, told / 1000) if isinstance(told, (int, float)) else latest
-        if deadline <= now:
+        """Return the end of the time limit, in seconds since the epoch of this machine's clock, which may be no other's."""
+        told = tags.get("timeout_ms")
+        limit_s = self._config.async_timeout_s
+        if isinstance(told, (int, float)):
+            limit_s = min(limit_s, told / 1000)
+        if limit_s <= 0:
             raise Overdue("the time limit was over before the model could begin")
-        return deadline
+        return time.time() + limit_s
 
     def _enter(self, request_id: str, puid: str) -> None:
         """Take a place, unless the replica is full: with ours, or with what an earlier microservice left running."""
@@ -170,7 +171,7 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(raw)
     except ValueError:
-        raise NotReady("the replica's answer was cut off") from None
+        raise Lost("the replica's answer was cut off") from None
     return answer if isinstance(answer, dict) else {}
 
 

@@ -10,7 +10,8 @@ Refusal              any answer that is not 200; it owns its HTTP status
 ├── Unsupported      415, the media type
 ├── Overloaded       429
 ├── ModelFailed      500, the model raised, or its result has no JSON form
-├── NotReady         503
+├── NotReady         503, nothing has begun
+├── Lost             503, a process ended that was at it
 └── Overdue          504
 
 StartFailed          no answer at all: the replica cannot start, and says why in its status
@@ -23,6 +24,7 @@ from __future__ import annotations
 __all__ = [
     "InvalidInput",
     "LengthRequired",
+    "Lost",
     "ModelFailed",
     "NotAllowed",
     "NotFound",
@@ -127,6 +129,14 @@ class ModelFailed(Refusal):
 class NotReady(Refusal):
     status = 503
     code = "NOT_READY"
+    headers = (("Retry-After", "1"),)
+
+
+class Lost(Refusal):
+    """The request may have run; nobody knows how far."""
+
+    status = 503
+    code = "LOST"
     headers = (("Retry-After", "1"),)
 
 

@@ -8,7 +8,7 @@ import time
 from typing import Mapping, Tuple
 
 from .config import Config
-from .errors import NotReady, Overdue, Overloaded
+from .errors import Lost, NotReady, Overdue, Overloaded
 
 __all__ = ["Relay"]
 
@@ -37,7 +37,9 @@ class Relay:
         Raises
         ------
         NotReady
-            There is no harness, or its worker ended before it answered.
+            There is no harness, or it did not get the whole request.
+        Lost
+            Its worker ended before it answered.
         Overloaded
             As many requests wait as may.
         Overdue
@@ -48,26 +50,31 @@ class Relay:
         lines = [f"POST {path} HTTP/1.0", "Content-Type: application/json", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         request = "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+        deadline = time.monotonic() + within_s + _GRACE_S
         try:
-            status, answer = _parted(self._exchange(request, time.monotonic() + within_s + _GRACE_S))
-        except BlockingIOError:
-            raise Overloaded("as many requests as may wait for the replica") from None
+            with self._sent(request, deadline) as connection:
+                return _parted(_received(connection, deadline))
         except socket.timeout:
             raise Overdue("the time limit was over, and the replica did not answer") from None
         except (OSError, ValueError):
-            raise NotReady("the replica ended, or was not there, before it answered") from None
-        return status, answer
+            raise Lost("the process ended that was to answer") from None
 
-    def _exchange(self, request: bytes, deadline: float) -> bytes:
-        chunks = []
-        with self._connected(deadline) as connection:
-            connection.sendall(request)
-            while True:
-                connection.settimeout(max(0.001, deadline - time.monotonic()))
-                chunk = connection.recv(_CHUNK)
-                if not chunk:
-                    return b"".join(chunks)
-                chunks.append(chunk)
+    def _sent(self, request: bytes, deadline: float) -> socket.socket:
+        """Return a connection by which the harness has got a request."""
+        try:
+            connection = self._connected(deadline)
+            try:
+                connection.sendall(request)
+            except BaseException:
+                connection.close()
+                raise
+        except BlockingIOError:
+            raise Overloaded("as many requests as may wait for the replica") from None
+        except socket.timeout:
+            raise
+        except OSError:
+            raise NotReady("the model's processes take no requests now") from None
+        return connection
 
     def _connected(self, deadline: float) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX if self._socket else socket.AF_INET, socket.SOCK_STREAM)
@@ -78,6 +85,16 @@ class Relay:
             connection.close()
             raise
         return connection
+
+
+def _received(connection: socket.socket, deadline: float) -> bytes:
+    chunks = []
+    while True:
+        connection.settimeout(max(0.001, deadline - time.monotonic()))
+        chunk = connection.recv(_CHUNK)
+        if not chunk:
+            return b"".join(chunks)
+        chunks.append(chunk)
 
 
 def _parted(answer: bytes) -> Tuple[int, bytes]:

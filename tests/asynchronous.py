@@ -43,6 +43,7 @@ class StandIn:
         self.tokens: set[str] = set()
         self.running: set[str] = set()
         self.most = 0
+        self.looks = 0
         self.released = threading.Event()
         self.stoppable = False
         self._stopped: set[str] = set()
@@ -90,7 +91,7 @@ class StandIn:
             code, reason = _FAILURES[do.removesuffix(" once")]
             return code, {"status": {"status": "FAILURE", "code": code, "info": f"it is {do}", "reason": reason}}
         if meta["puid"] in self._stopped:
-            return 503, {"status": {"status": "FAILURE", "code": 503, "info": "stopped", "reason": "NOT_READY"}}
+            return 503, {"status": {"status": "FAILURE", "code": 503, "info": "stopped", "reason": "LOST"}}
         return 200, {"jsonData": {"echo": parameters, "attempt": meta["tags"]["attempt"]}, "meta": meta}
 
     def stop(self, puid: str) -> int:
@@ -102,7 +103,7 @@ class StandIn:
 
 _FAILURES = {
     "failing": (500, "MODEL_ERROR"), "refused": (400, "MODEL_ERROR"), "busy": (429, "BUSY"), "loading": (503, "NOT_READY"),
-    "late": (504, "TIMEOUT"),
+    "late": (504, "TIMEOUT"), "lost": (503, "LOST"),
 }  # fmt: skip
 
 
@@ -124,6 +125,7 @@ def _serve(path: Path, stand_in: StandIn) -> _Server:
                 self._say(*answer)
 
         def do_GET(self) -> None:
+            stand_in.looks += 1
             self._say(200 if stand_in.ready else 503, {})
 
         def do_DELETE(self) -> None:
@@ -198,10 +200,11 @@ class Gateway:
         )
         assert follow(self.access.wake, self.generation, timeout_s=20)
 
-    def dispatch(self) -> subprocess.Popen[bytes]:
-        """Start a dispatcher."""
+    def dispatch(self, changes: str = "") -> subprocess.Popen[bytes]:
+        """Start a dispatcher, after some changes to its module `d`."""
+        code = f"import sys\nimport mlflow_domino.gateway.dispatcher as d\n{changes}\nd.main(sys.argv[1])"
         with self.log.open("ab") as log:
-            argv = [sys.executable, "-m", "mlflow_domino.gateway.dispatcher", str(self.file)]
+            argv = [sys.executable, "-c", code, str(self.file)]
             self.dispatchers.append(subprocess.Popen(argv, stdout=log, stderr=log))
         return self.dispatchers[-1]
 

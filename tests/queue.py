@@ -115,7 +115,7 @@ class QueueContract:
     def test_an_answer_behind_the_fence_changes_nothing(self, desk: Desk) -> None:
         prediction_id = desk.submit()
         (first,) = desk.take(owner="one")
-        assert desk.turn(lambda turn: turn.abandon(prediction_id, first.fence), owner="two") == E
+        assert desk.turn(lambda turn: turn.abandon(prediction_id, first.fence, {}, KEEP_MS), owner="two") == E
         (second,) = desk.take(owner="two")
         assert second.fence == first.fence + 1
         assert not desk.finish(first)
@@ -166,8 +166,52 @@ class QueueContract:
         desk.submit()
         for _ in range(10):
             (lease,) = desk.take()
-            assert desk.lose(lease, strike=False) is State.DELAYED
-            desk.turn(lambda turn: turn.wake())
+            assert desk.lose(lease, strike=False) is State.QUEUED
+
+    def test_leases_that_came_to_no_run_are_no_attempts(self, desk: Desk) -> None:
+        desk.submit()
+        for _ in range(200):
+            (lease,) = desk.take()
+            desk.turn(lambda turn, lease=lease: turn.release(lease))
+        (lease,) = desk.take()
+        assert desk.lose(lease, strike=False) is State.QUEUED
+        (lease,) = desk.take()
+        assert desk.lose(lease) is State.DELAYED
+
+    def test_what_loses_its_dispatcher_each_time_waits_longer_and_longer_and_is_failed(self, desk: Desk) -> None:
+        prediction_id = desk.submit(webhook=Webhook("https://example.com/hook"))
+        pauses: list[int] = []
+        while leases := desk.take():
+            abandoned = desk.turn(lambda turn: turn.abandon(prediction_id, leases[0].fence, {E: KEEP_MS}, 1))
+            assert abandoned == E
+            found = desk.queue.get(E, prediction_id)
+            assert found is not None
+            if found.state is State.DELAYED:
+                pauses.append(found.due_ms - desk.clock.ms)
+                desk.clock.ms = found.due_ms
+                desk.turn(lambda turn: turn.wake())
+        assert (len(found.attempts), found.strikes) == (30, 0)
+        assert pauses[:3] == [1000, 2000, 4000]
+        assert max(pauses) == 60_000
+        assert found.errors == ("no answer came in 30 attempts; the last one: its dispatcher was lost",)
+        assert found.due_ms == desk.clock.ms + KEEP_MS
+        told = desk.queue.webhook(prediction_id)
+        assert told is not None
+        assert told["state"] == "pending"
+        assert desk.queue.counts()[E]["failed"] == 1
+        desk.queue.retry(E, prediction_id, deadline_ms=desk.clock.ms + 1000)
+        (lease,) = desk.take()
+        assert desk.lose(lease, strike=False) is State.QUEUED
+
+    def test_what_was_to_be_stopped_does_not_run_again_when_its_dispatcher_is_gone(self, desk: Desk) -> None:
+        prediction_id = desk.submit()
+        (lease,) = desk.take()
+        assert desk.turn(lambda turn: turn.unwanted()) == []
+        desk.queue.cancel(E, prediction_id, keep_ms=KEEP_MS)
+        assert desk.turn(lambda turn: turn.unwanted()) == [prediction_id]
+        assert desk.turn(lambda turn: turn.unwanted(), owner="two") == []
+        desk.turn(lambda turn: turn.abandon(prediction_id, lease.fence, {}, KEEP_MS), owner="two")
+        assert desk.state(prediction_id) is State.CANCELLED
 
     def test_what_was_leased_and_not_sent_goes_back_as_it_was(self, desk: Desk) -> None:
         prediction_id = desk.submit()
@@ -209,6 +253,15 @@ class QueueContract:
         desk.clock.ms -= 86_400_000
         assert desk.turn(lambda turn: turn.wake()) == {E}
         assert len(desk.take()) == 1
+
+    def test_a_clock_that_was_set_back_does_not_hold_up_a_webhook(self, desk: Desk) -> None:
+        desk.submit(webhook=Webhook("https://example.com/hook"))
+        (lease,) = desk.take()
+        desk.finish(lease)
+        desk.clock.ms -= 86_400_000
+        (delivery,) = desk.turn(lambda turn: turn.claim(4, ()))
+        assert delivery.prediction_id == lease.id
+        assert desk.turn(lambda turn: turn.claim(4, ())) == []
 
     def test_heartbeats_change_a_mark_whatever_the_clock_does(self, desk: Desk) -> None:
         desk.submit()

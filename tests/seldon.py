@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -74,7 +73,7 @@ class AsyncReplica(Replica):
         """Ask for a prediction, as the dispatcher does."""
         tags: dict[str, Any] = {"attempt": 1}
         if within_s is not None:
-            tags["deadline_ms"] = int((time.time() + within_s) * 1000)
+            tags["timeout_ms"] = int(within_s * 1000)
         return self.send({"jsonData": {"parameters": arguments}, "meta": {"puid": "p-1", "tags": tags}})
 
     def answers(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -97,7 +98,7 @@ class Dispatcher:
         )
         self._say("dispatching predictions")
         works = [
-            self._follow(clerk, access), self._poll(), self._beat(clerk), self._sweep(clerk),
+            self._follow(clerk, access), self._poll(clerk), self._beat(clerk), self._sweep(clerk),
             Deliveries(clerk, private=lambda: self._private_webhooks).run(),
         ]  # fmt: skip
         tasks = [asyncio.ensure_future(work) for work in works]
@@ -230,12 +231,15 @@ class Dispatcher:
             elif word in self._lanes:
                 self._lanes[word].ring()
 
-    async def _poll(self) -> None:
-        """Look for what nobody told: others submit to the same database, and datagrams get lost."""
+    async def _poll(self, clerk: Clerk) -> None:
+        """Look for what nobody told: others submit to the same database and cancel there, and datagrams get lost."""
         while True:
             await asyncio.sleep(_POLL_S)
             for lane in self._lanes.values():
                 lane.ring()
+            if not self._alone and self._held():
+                for prediction_id in await clerk.do(lambda turn: turn.unwanted()):
+                    self._cancel(prediction_id)
 
     async def _beat(self, clerk: Clerk) -> None:
         """Keep the leases, learn which are gone and which are to be stopped, take over those of dispatchers that died."""
@@ -266,9 +270,12 @@ class Dispatcher:
 
     async def _take_over(self, clerk: Clerk, leases: set[tuple[str, int]]) -> None:
         for prediction_id, fence in leases:
-            endpoint_id = await clerk.do(lambda turn, p=prediction_id, f=fence: turn.abandon(p, f))  # type: ignore[misc]
+            endpoint_id = await clerk.do(functools.partial(self._abandon, prediction_id, fence))
             if endpoint_id in self._lanes:
                 self._lanes[endpoint_id].ring()
+
+    def _abandon(self, prediction_id: str, fence: int, turn: Turn) -> str | None:
+        return turn.abandon(prediction_id, fence, self._keep_ms, _KEEP_MS)
 
     async def _sweep(self, clerk: Clerk) -> None:
         """Queue again what has paused, fail what has waited too long, remove what was kept for long enough."""

@@ -20,6 +20,8 @@ _ANSWER_LIMIT = 8 << 20
 _HEAD_LIMIT = 1 << 16
 _CONNECT_S = 5.0
 _CHUNK = 1 << 16
+#: A machine that is gone says nothing: after so long without a word from its kernel a connection is broken.
+_ALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 25_000))
 
 
 class Unreached(Exception):
@@ -164,4 +166,9 @@ def _socket_for(address: str) -> tuple[socket.socket, str | tuple[str, int]]:
         return socket.socket(socket.AF_UNIX), address
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET), (host, int(port))
+    speaking = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    speaking.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _ALIVE:
+        if hasattr(socket, name):
+            speaking.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return speaking, (host, int(port))

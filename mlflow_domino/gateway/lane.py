@@ -32,8 +32,10 @@ _FIRST_PAUSE_S = 0.05
 _LAST_PAUSE_S = 2.0
 #: The replica itself says that the time is over; then the connection is given up.
 _GRACE_S = 15.0
-#: What a replica says that is not the model's own error.
-_AGAIN = ("NOT_READY", "TIMEOUT")
+#: What a replica says that has not begun.
+_NOT_BEGUN = ("BUSY", "NOT_READY")
+#: What it says that is not the model's own error, though it may have begun.
+_AGAIN = ("LOST", "TIMEOUT")
 
 
 @dataclass
@@ -211,7 +213,7 @@ class Lane:
 
     def _send(self, run: _Run) -> None:
         lease, timeout_s = run.lease, self._endpoint.timeout_s
-        body = seldon.message(lease.request, lease.id, lease.fence, run.begun_ms + int(timeout_s * 1000))
+        body = seldon.message(lease.request, lease.id, lease.fence, int(timeout_s * 1000))
 
         def then(answered: Answered | Unreached | Broken) -> None:
             run.replica.flying -= 1
@@ -244,14 +246,15 @@ class Lane:
         return self._failed(run, answered)
 
     def _failed(self, run: _Run, answered: Answered) -> Change:
-        if answered.reason in ("BUSY", "NOT_READY"):
+        if answered.reason in (*_NOT_BEGUN, "LOST"):
             self._close(run.replica)
-        if answered.reason == "BUSY":
-            if run.lease.fence > 1:  # with an earlier run of this very prediction, whose dispatcher is gone
-                self._begin(self._end_earlier(run))
-            return _release(run.lease)
+        if answered.reason == "BUSY" and run.lease.fence > 1:
+            # Perhaps with an earlier run of this very prediction, whose dispatcher is gone.
+            self._begin(self._end_earlier(run))
         if run.cancelled:
             return _finish(run.lease, _CANCELLED, self._keep_ms)
+        if answered.reason in _NOT_BEGUN:
+            return _release(run.lease)
         if answered.reason == "MODEL_ERROR" or (answered.status < 500 and answered.reason not in _AGAIN):
             ran_ms = int((time.monotonic() - run.begun) * 1000)
             return _finish(run.lease, Outcome(State.FAILED, errors=(answered.info,)), self._keep_ms, ran_ms)

@@ -162,8 +162,10 @@ class Predictions:
         queue = self._queue(inventory)
         found = queue.find(endpoint_id, states=states, limit=int(limit), before=before)
         following = found[-1].id if len(found) == int(limit) else None
-        depth = counted(queue.depth(endpoint_id), now_ms()) if _is_true("depth") else {}
-        return _json({"predictions": [brief(one) for one in found], "next": following, **depth})
+        more = {}
+        if _is_true("depth"):
+            more = counted(queue.depth(endpoint_id), queue.counts().get(endpoint_id, {}), now_ms())
+        return _json({"predictions": [brief(one) for one in found], "next": following, **more})
 
     def cancel(self, endpoint_id: str, prediction_id: str) -> Response:
         inventory, endpoint = self._endpoint(endpoint_id, prediction_id)

@@ -23,7 +23,8 @@ class Answered:
     Attributes
     ----------
     reason : str
-        Empty where it succeeded; else ``MODEL_ERROR``, ``TIMEOUT``, ``NOT_READY``, ``BUSY`` or another word.
+        Empty where it succeeded; else ``MODEL_ERROR``, ``TIMEOUT``, ``LOST``, or another word. ``NOT_READY`` and ``BUSY``
+        say that the model has not begun.
     result : str
         JSON, where it succeeded.
     info : str
@@ -40,9 +41,12 @@ class Answered:
 Then = Callable[[Answered | Unreached | Broken], object]
 
 
-def message(request: str, prediction_id: str, attempt: int, deadline_ms: int) -> bytes:
-    """Return a prediction as Seldon's message; `request` is JSON, and stays as its caller wrote it."""
-    meta = {"puid": prediction_id, "tags": {"attempt": attempt, "deadline_ms": deadline_ms}}
+def message(request: str, prediction_id: str, attempt: int, timeout_ms: int) -> bytes:
+    """Return a prediction as Seldon's message; `request` is JSON, and stays as its caller wrote it.
+
+    The time limit is a length, not a moment: the replica's clock is not this one.
+    """
+    meta = {"puid": prediction_id, "tags": {"attempt": attempt, "timeout_ms": timeout_ms}}
     return f'{{"jsonData": {request}, "meta": {json.dumps(meta)}}}'.encode("utf-8", "surrogatepass")
 
 

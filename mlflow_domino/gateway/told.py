@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["brief", "counted", "detailed"]
 
+_COUNTED = ("succeeded", "failed", "cancelled", "expired", "retried", "webhook_failures")
+
 
 def brief(found: Prediction) -> dict[str, Any]:
     """Return a line of a list."""
@@ -27,11 +29,14 @@ def brief(found: Prediction) -> dict[str, Any]:
     }
 
 
-def counted(depth: Depth, at_ms: int) -> dict[str, Any]:
-    """Return how much waits and runs."""
+def counted(depth: Depth, counts: Mapping[str, int], at_ms: int) -> dict[str, Any]:
+    """Return how much waits and runs, and what became of all before."""
     age_s = None if depth.oldest_ms is None else max(0, at_ms - depth.oldest_ms) / 1000
     told = {"queued": depth.queued, "delayed": depth.delayed, "running": depth.running, "oldest_age_s": age_s}
-    return {"depth": told}
+    ended = {name: counts.get(name, 0) for name in _COUNTED}
+    runs = sum(number for name, number in counts.items() if name.startswith("waited_") and name != "waited_ms")
+    mean_s = counts.get("waited_ms", 0) / runs / 1000 if runs else None
+    return {"depth": told, "counts": {**ended, "mean_time_in_queue_s": mean_s}}
 
 
 def detailed(

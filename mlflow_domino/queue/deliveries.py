@@ -31,7 +31,9 @@ def claim(connection: sa.Connection, at_ms: int, limit: int, *, busy: Iterable[s
     busy : iterable of str
         Endpoints of which enough are being called.
     """
-    query = sa.select(_columns.prediction_id).where(_columns.due_ms <= at_ms, _columns.endpoint_id.not_in(list(busy)))
+    # A pause that is longer than any was made by another clock.
+    due = (_columns.due_ms <= at_ms) | (_columns.due_ms > at_ms + 2 * _LONGEST_PAUSE_MS)
+    query = sa.select(_columns.prediction_id).where(due, _columns.endpoint_id.not_in(list(busy)))
     query = query.order_by(_columns.due_ms).limit(limit)
     if connection.dialect.name != "sqlite":
         query = query.with_for_update(skip_locked=True)

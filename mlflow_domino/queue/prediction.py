@@ -123,6 +123,8 @@ class Prediction:
         removed. Running, a number that each heartbeat changes.
     strikes : int
         Runs that were lost with their replica.
+    losses : int
+        Runs that were lost otherwise: with their dispatcher, or to an update.
     fence : int
         Number of leases so far.
     version : int or None
@@ -143,6 +145,7 @@ class Prediction:
     started_ms: int | None
     finished_ms: int | None
     strikes: int
+    losses: int
     fence: int
     version: int | None
     cancel: bool

@@ -206,7 +206,7 @@ class Queue:
                 )
             values = {
                 "state": int(State.QUEUED), "due_ms": deadline_ms, "deadline_ms": deadline_ms, "finished_ms": None,
-                "strikes": 0, "cancel": 0, "errors": None, "result": None,
+                "strikes": 0, "losses": 0, "cancel": 0, "errors": None, "result": None,
             }  # fmt: skip
             connection.execute(predictions.update().where(predictions.c.id == prediction_id).values(**values))
             connection.execute(

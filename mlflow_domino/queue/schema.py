@@ -31,6 +31,7 @@ predictions = sa.Table(
     sa.Column("started_ms", sa.BigInteger),
     sa.Column("finished_ms", sa.BigInteger),
     sa.Column("strikes", sa.Integer, nullable=False, default=0),
+    sa.Column("losses", sa.Integer, nullable=False, default=0),
     sa.Column("fence", sa.Integer, nullable=False, default=0),
     sa.Column("owner", sa.String(32)),
     sa.Column("version", sa.Integer),

@@ -16,7 +16,8 @@ from mlflow_domino.queue.prediction import State
 from mlflow_domino.queue.schema import COUNTED, counts, deliveries, predictions
 
 __all__ = [
-    "ADD", "FINISH", "LEASE", "NEXT", "OTHERS", "POLL", "RENEW", "RENEWED", "SUBMIT", "SUBMIT_WEBHOOK", "TELL", "Statement", "lane",
+    "ADD", "FINISH", "LEASE", "NEXT", "OTHERS", "POLL", "RENEW", "RENEWED", "SUBMIT", "SUBMIT_WEBHOOK", "TELL", "UNWANTED", "Statement",
+    "lane",
 ]  # fmt: skip
 
 _DIALECTS = {"sqlite": sqlite, "postgresql": postgresql}
@@ -79,7 +80,7 @@ SUBMIT = Statement(
     predictions.insert().values(
         **{name: _value(name) for name in ("id", "endpoint_id", "priority", "due_ms", "deadline_ms", "submitted_ms", "webhook")},
         request=_value("request"), state=sa.literal_column(str(int(State.QUEUED))), strikes=sa.literal_column("0"),
-        fence=sa.literal_column("0"), cancel=sa.literal_column("0"),
+        losses=sa.literal_column("0"), fence=sa.literal_column("0"), cancel=sa.literal_column("0"),
     )
 )  # fmt: skip
 SUBMIT_WEBHOOK = Statement(
@@ -116,6 +117,8 @@ RENEW = Statement(
 )
 #: id, fence and cancel.
 RENEWED = Statement(sa.select(_columns.id, _columns.fence, _columns.cancel).where(_mine))
+#: id.
+UNWANTED = Statement(sa.select(_columns.id).where(_mine, _columns.cancel == 1))
 #: id, fence and due_ms.
 OTHERS = Statement(
     sa.select(_columns.id, _columns.fence, _columns.due_ms).where(_running, _columns.owner != _value("of_owner"))

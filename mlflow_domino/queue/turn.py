@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from mlflow_domino.queue.deliveries import claim, delivered, undelivered
 from mlflow_domino.queue.prediction import FINISHED, Attempt, Delivery, Lease, Outcome, State
 from mlflow_domino.queue.rows import attempts_from, attempts_to, count
 from mlflow_domino.queue.schema import BUCKETS_S, deliveries, keys, predictions
-from mlflow_domino.queue.statements import FINISH, LEASE, NEXT, OTHERS, RENEW, RENEWED, TELL
+from mlflow_domino.queue.statements import FINISH, LEASE, NEXT, OTHERS, RENEW, RENEWED, TELL, UNWANTED
 
 __all__ = ["LEASE_S", "Turn"]
 
@@ -22,8 +23,13 @@ LEASE_S = 30.0
 _BITE = 500
 _FIRST_PAUSE_MS = 1000
 _LONGEST_PAUSE_MS = 60_000
-#: Leases that ended with their dispatchers are no strikes; but what takes dispatchers along must end, too.
-_LOST_LEASES = 100
+#: Runs that end with their dispatchers, or to updates, are no strikes; but what takes dispatchers along must end, too.
+_MOST_LOSSES = 30
+#: Of these so many run again at once: dispatchers are killed for other reasons.
+_FORGIVEN = 3
+#: Of a prediction's lost runs the last ones are kept.
+_HISTORY = 100
+_REASON = 500
 
 _columns = predictions.c
 #: Of a deadline in a row of `NEXT`.
@@ -105,6 +111,10 @@ class Turn:
         rows = RENEWED(self._connection, {"of_owner": self._owner})
         return {one: (fence, bool(cancel)) for one, fence, cancel in rows.fetchall()}
 
+    def unwanted(self) -> list[str]:
+        """Return what runs by this dispatcher's leases and is to be stopped."""
+        return [one for (one,) in UNWANTED(self._connection, {"of_owner": self._owner}).fetchall()]
+
     def others(self) -> dict[str, tuple[int, int]]:
         """Return what others have leased: fence, and the number that changes while they live."""
         rows = OTHERS(self._connection, {"of_owner": self._owner})
@@ -148,49 +158,73 @@ class Turn:
         strike : bool
             Whether this one counts: the replica was lost, rather than taken away.
         """
-        query = sa.select(_columns.strikes, _columns.attempts, _columns.cancel).where(_columns.id == lease.id)
-        row = self._connection.execute(query).one_or_none()
+        row = self._lost(lease.id)
         if row is None:
             return None
-        strikes = row.strikes + strike
-        attempts = attempts_to([*attempts_from(row.attempts), attempt][-_LOST_LEASES:])
-        if row.cancel:
-            values = self._failed(["cancelled while it ran"], keep_ms) | {"attempts": attempts, "strikes": strikes}
-            state = State.CANCELLED
-        elif strikes >= most or lease.fence >= most + _LOST_LEASES:
-            reason = f"no answer came in {strikes or lease.fence} attempts; the last one: {attempt.reason}"
-            values = self._failed([reason], keep_ms) | {"attempts": attempts, "strikes": strikes}
-            state = State.FAILED
-        else:
-            pause = min(_FIRST_PAUSE_MS << max(0, strikes - 1), _LONGEST_PAUSE_MS) if strike else 0
-            values = {"attempts": attempts, "strikes": strikes, "owner": None, "due_ms": self._at_ms + pause}
-            state = State.DELAYED
-        if not self._change(lease.id, lease.fence, values | {"state": int(state)}):
-            return None
-        self._counts[lease.endpoint_id]["retried" if state is State.DELAYED else state.name.lower()] += 1
-        if state is not State.DELAYED and lease.webhook:
-            self._tell([lease.id])
-        return state
+        strikes, losses = row.strikes + strike, row.losses + (not strike)
+        pause_ms = _pause_ms(strikes) if strike else 0
+        over = strikes >= most or losses >= _MOST_LOSSES
+        return self._again(
+            lease.id, row, attempt, (strikes, losses), pause_ms=None if over else pause_ms, keep_ms=keep_ms
+        )
 
     def keep_running(self, lease: Lease) -> None:
         """Note that a prediction whose caller wanted it stopped could not be."""
         self._change(lease.id, lease.fence, {"cancel": 0})
 
-    def abandon(self, prediction_id: str, fence: int) -> str | None:
-        """Queue again what a dispatcher had leased that is gone; return the endpoint's id."""
-        query = sa.select(
-            _columns.endpoint_id, _columns.version, _columns.started_ms, _columns.attempts, _columns.deadline_ms
-        )
-        row = self._connection.execute(query.where(_columns.id == prediction_id)).one_or_none()
+    def abandon(self, prediction_id: str, fence: int, keep_ms: Mapping[str, int], default_keep_ms: int) -> str | None:
+        """Queue again what a dispatcher had leased that is gone, at first at once; return the endpoint's id."""
+        row = self._lost(prediction_id)
         if row is None:
             return None
         attempt = Attempt(fence, row.version, row.started_ms, self._at_ms, "its dispatcher was lost")
-        attempts = attempts_to([*attempts_from(row.attempts), attempt][-_LOST_LEASES:])
-        values = {"state": int(State.QUEUED), "owner": None, "due_ms": row.deadline_ms, "attempts": attempts}
-        if not self._change(prediction_id, fence, values):
+        losses = row.losses + 1
+        pause_ms = _pause_ms(losses - _FORGIVEN) if losses > _FORGIVEN else 0
+        state = self._again(
+            prediction_id, row, attempt, (row.strikes, losses), pause_ms=None if losses >= _MOST_LOSSES else pause_ms,
+            keep_ms=keep_ms.get(row.endpoint_id, default_keep_ms),
+        )  # fmt: skip
+        return None if state is None else str(row.endpoint_id)
+
+    def _lost(self, prediction_id: str) -> sa.Row[Any] | None:
+        names = (
+            "endpoint_id",
+            "version",
+            "started_ms",
+            "deadline_ms",
+            "strikes",
+            "losses",
+            "attempts",
+            "cancel",
+            "webhook",
+        )
+        query = sa.select(*(_columns[name] for name in names)).where(_columns.id == prediction_id)
+        return self._connection.execute(query).one_or_none()
+
+    def _again(
+        self, prediction_id: str, row: sa.Row[Any], attempt: Attempt, lost: tuple[int, int], *, pause_ms: int | None, keep_ms: int
+    ) -> State | None:  # fmt: skip
+        """Queue again what was lost so often, after a pause; fail it where that is None, and cancel it where that was asked."""
+        attempt = dataclasses.replace(attempt, reason=attempt.reason[:_REASON])
+        history = attempts_to([*attempts_from(row.attempts), attempt][-_HISTORY:])
+        values: dict[str, object] = {"attempts": history, "strikes": lost[0], "losses": lost[1], "owner": None}
+        if row.cancel:
+            state = State.CANCELLED
+            values |= self._failed(["cancelled while it ran"], keep_ms)
+        elif pause_ms is None:
+            state = State.FAILED
+            reason = f"no answer came in {sum(lost)} attempts; the last one: {attempt.reason}"
+            values |= self._failed([reason], keep_ms)
+        else:
+            state = State.DELAYED if pause_ms else State.QUEUED
+            values["due_ms"] = self._at_ms + pause_ms if pause_ms else row.deadline_ms
+        if not self._change(prediction_id, attempt.fence, values | {"state": int(state)}):
             return None
-        self._counts[row.endpoint_id]["retried"] += 1
-        return str(row.endpoint_id)
+        ended = state in FINISHED
+        self._counts[row.endpoint_id][state.name.lower() if ended else "retried"] += 1
+        if ended and row.webhook:
+            self._tell([prediction_id])
+        return state
 
     def _change(self, prediction_id: str, fence: int, values: Mapping[str, object]) -> bool:
         """Change a running prediction; false where the fence has moved on."""
@@ -263,6 +297,10 @@ class Turn:
     def _tell(self, ids: Sequence[str]) -> None:
         """Have the webhooks of predictions called."""
         TELL.many(self._connection, [{"of_id": one, "at_ms": self._at_ms} for one in ids])
+
+
+def _pause_ms(times: int) -> int:
+    return int(min(_FIRST_PAUSE_MS << min(times - 1, 20), _LONGEST_PAUSE_MS))
 
 
 def _observe(counted: collections.Counter[str], name: str, ms: int) -> None:

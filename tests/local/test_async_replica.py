@@ -208,7 +208,7 @@ def test_a_prediction_is_stopped_when_the_gateway_says_so_and_its_neighbour_is_n
         assert replica.ask("DELETE", f"{PREDICT}/another").status == 404
         assert replica.ask("DELETE", f"{PREDICT}/p-1", authorization=caller()).status == 401
         assert replica.ask("DELETE", f"{PREDICT}/p-1").status == 202
-        assert running.result().json["status"]["reason"] == "NOT_READY"
+        assert running.result().json["status"]["reason"] == "LOST"
         assert neighbour.result().status == 200
         assert replica.ask("DELETE", f"{PREDICT}/p-1").status == 404
         poll(lambda: replica.predict(seconds=0).status == 200)
@@ -237,7 +237,7 @@ def test_a_worker_that_is_killed_at_its_prediction_is_no_failure_of_the_models(p
         poll(lambda: replica.in_flight == 1)
         os.kill(worker, signal.SIGKILL)
         answer = running.result()
-        assert (answer.status, answer.json["status"]["reason"]) == (503, "NOT_READY")
+        assert (answer.status, answer.json["status"]["reason"]) == (503, "LOST")
         poll(lambda: replica.predict(seconds=0).status == 200)
 
 
@@ -330,15 +330,14 @@ def test_an_environment_without_seldon_core_ends_the_start() -> None:
 
 
 def test_a_microservice_that_cannot_start_ends_the_start(python: Path) -> None:
-    replica = AsyncReplica("adds", python=python, port=free_port())
-    with AsyncReplica("adds", python=python, port=replica.port) as first:
-        first.environment["DOMINO_PORT"] = str(free_port())
+    first = AsyncReplica("adds", python=python, port=free_port())
+    second = AsyncReplica("adds", python=python, port=first.port)
+    for replica in (first, second):
         replica.environment["DOMINO_PORT"] = str(free_port())
-        first.end()
-        first.start()
+    with first:
         first.ready()
-        with replica:
-            assert "Address already in use" in replica.wait("failed")["reason"]
+        with second:
+            assert "Address already in use" in second.wait("failed")["reason"]
 
 
 # ---- Seldon Core's own client ----------------------------------------------------------------------------------------

@@ -9,18 +9,29 @@ import hmac
 import http.server
 import json
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mlflow_domino.gateway.exchange import _socket_for
 from mlflow_domino.gateway.webhook import Told, tell
 from mlflow_domino.queue.prediction import Delivery
+from mlflow_domino.queue.turn import LEASE_S
 from tests.asynchronous import OWN, E, Gateway, StandIn, gateway
 from tests.conftest import eventually, free_port
+from tests.postgresql import PostgreSQL, postgresql
 
 F = "f" * 24
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgreSQL]:
+    server = postgresql()
+    yield server
+    server.remove()
 
 
 @pytest.fixture
@@ -38,7 +49,7 @@ def test_a_prediction_reaches_a_replica_and_its_answer_the_caller(served: Gatewa
     assert found["version"] == 1
     (message,) = served.stand_ins[0].asked
     assert message["meta"]["puid"] == prediction_id
-    assert message["meta"]["tags"]["deadline_ms"] > 0
+    assert message["meta"]["tags"]["timeout_ms"] == 60_000
     assert served.stand_ins[0].tokens == {f"Bearer {OWN}"}
 
 
@@ -54,11 +65,11 @@ def test_the_models_own_errors_are_final(served: Gateway) -> None:
         assert (found["status"], found["errors"], found["attempts"]) == ("failed", [f"it is {do}"], [])
 
 
-@pytest.mark.parametrize("do", ["drop once", "loading once", "late once", "busy once"])
+@pytest.mark.parametrize("do", ["drop once", "lost once", "late once", "loading once", "busy once"])
 def test_what_is_not_the_models_own_error_is_tried_again(served: Gateway, do: str) -> None:
     found = served.ended(served.submit(do=do))
     assert (found["status"], found["result"]["attempt"]) == ("succeeded", 2)
-    assert len(found["attempts"]) == (0 if do == "busy once" else 1)
+    assert len(found["attempts"]) == (0 if do in ("busy once", "loading once") else 1)
 
 
 def test_after_the_last_attempt_a_prediction_is_failed_with_its_history(served: Gateway) -> None:
@@ -68,6 +79,27 @@ def test_after_the_last_attempt_a_prediction_is_failed_with_its_history(served: 
     assert "2 attempts" in found["errors"][0]
     assert [attempt["version"] for attempt in found["attempts"]] == [1, 1]
     assert "ended before it had answered" in found["attempts"][0]["reason"]
+
+
+def test_what_never_began_uses_up_no_attempt(served: Gateway) -> None:
+    (replica,) = served.stand_ins
+    served.publish(replica, max_attempts=1)
+    prediction_id = served.submit(do="loading")
+    eventually(lambda: len(replica.seen) >= 4)
+    found = served.show(prediction_id)
+    assert (found["status"], found["attempts"]) == ("queued", [])
+
+
+def test_a_replica_that_says_that_it_is_not_ready_is_left_alone_until_it_is(served: Gateway) -> None:
+    (replica,) = served.stand_ins
+    served.publish(replica, max_attempts=1)
+    replica.ready = False
+    prediction_id = served.submit(do="loading once")
+    eventually(lambda: replica.looks >= 3)
+    assert len(replica.seen) == 1
+    replica.ready = True
+    found = served.ended(prediction_id)
+    assert (found["status"], found["attempts"]) == ("succeeded", [])
 
 
 def test_an_answer_that_is_no_answer_is_tried_again(served: Gateway) -> None:
@@ -88,6 +120,17 @@ def test_a_run_past_its_time_is_failed(served: Gateway) -> None:
     served.publish(served.stand_ins[0], timeout_s=1.0)
     found = served.ended(served.submit(do="late", s=1))
     assert found["errors"] == ["it ran for longer than 1 s (async_timeout_s)"]
+
+
+def test_a_machine_that_is_gone_does_not_hold_a_prediction_until_its_time_is_over() -> None:
+    speaking, _ = _socket_for("10.255.255.1:80")
+    with speaking:
+        assert speaking.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        idle, every, times = (
+            speaking.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+    assert idle + every * times <= LEASE_S
 
 
 def test_replicas_never_get_more_than_they_run_and_all_of_them_get_some(tmp_path: Path) -> None:
@@ -220,6 +263,22 @@ def test_a_running_prediction_is_stopped_or_says_that_it_was_not(served: Gateway
     assert (answer.status_code, answer.json["error"]["code"]) == (409, "FINISHED")
 
 
+def test_a_running_prediction_is_stopped_by_whichever_gateway_the_caller_reaches(
+    tmp_path: Path, server: PostgreSQL
+) -> None:
+    with gateway(tmp_path, url=server.url) as made:
+        replica = made.stand_in()
+        replica.stoppable = True
+        made.publish(replica)
+        made.dispatch("d._BEAT_S = 3600")
+        prediction_id = made.submit(do="wait")
+        eventually(lambda: replica.running)
+        made.access = dataclasses.replace(made.access, wake=str(tmp_path / "another"))  # nobody hears the bell
+        made.write()
+        answer = made.call("DELETE", f"/{prediction_id}")
+        assert (answer.status_code, answer.json["errors"]) == (200, ["cancelled while it ran"])
+
+
 def test_what_was_not_heard_is_found_all_the_same(served: Gateway) -> None:
     eventually(lambda: "dispatching" in served.log.read_text())
     served.access = dataclasses.replace(served.access, wake=str(served.folder / "nobody"))
@@ -273,6 +332,11 @@ def test_metrics_count_what_happened(served: Gateway) -> None:
     for line in ('predictions_total{endpoint="%s",outcome="succeeded"} 2', 'predictions_total{endpoint="%s",outcome="failed"} 1',
                  'retries_total{endpoint="%s"} 1', 'run_seconds_count{endpoint="%s"} 3', 'running{endpoint="%s"} 0'):  # fmt: skip
         assert f"domino_async_{line % E}\n" in text
+    counts = served.call("GET", "?depth=true").json["counts"]
+    assert {name: counts[name] for name in ("succeeded", "failed", "retried", "expired", "webhook_failures")} == {
+        "succeeded": 2, "failed": 1, "retried": 1, "expired": 0, "webhook_failures": 0,
+    }  # fmt: skip
+    assert counts["mean_time_in_queue_s"] > 0
 
 
 # ---- webhooks ------------------------------------------------------------------------------------------------------

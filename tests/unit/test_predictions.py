@@ -180,8 +180,10 @@ def test_predictions_are_listed_in_pages_and_by_status(api: Gateway) -> None:
     assert set(listed) == set(ids)
     for status, count in (("queued", 4), ("failed", 1), ("cancelled", 1), ("running", 0), ("succeeded", 0)):
         assert len(api.call("GET", f"?status={status}").json["predictions"]) == count
-    depth = api.call("GET", "?depth=true").json["depth"]
-    assert (depth["queued"], depth["running"]) == (4, 0)
+    told = api.call("GET", "?depth=true").json
+    assert (told["depth"]["queued"], told["depth"]["running"]) == (4, 0)
+    assert (told["counts"]["cancelled"], told["counts"]["succeeded"]) == (1, 0)
+    assert told["counts"]["mean_time_in_queue_s"] is None
     for query in ("?status=x", "?limit=0", "?limit=1001", "?limit=%C2%B2", "?before=x", "?before=%00"):
         assert error(api.call("GET", query)) == (400, "INVALID_INPUT")
 
