@@ -83,6 +83,11 @@ def create_app(inventory_file: Path) -> Flask:
         predictions.measure(exposition)
         return Response(exposition.text(), content_type=CONTENT_TYPE)
 
+    _answer_errors(app)
+    return app
+
+
+def _answer_errors(app: Flask) -> None:
     @app.errorhandler(Refusal)
     def declined(refusal: Refusal) -> Response:
         answer = _error(refusal.status, refusal.code, refusal.message)
@@ -109,8 +114,6 @@ def create_app(inventory_file: Path) -> Flask:
     def failed(error: Exception) -> Response:
         app.logger.error("the gateway's application failed", exc_info=error)
         return _error(500, "GATEWAY_ERROR", "the gateway failed; the reason is in its log")
-
-    return app
 
 
 def _error(status: int, code: str, message: str) -> Response:
@@ -173,7 +176,7 @@ def watch_certificate(
                 if certificate is not None:
                     renew(Path(certificate.file), Path(certificate.chain), Path(certificate.key))
                 told = ""
-            except (InvalidInput, GatewayFailed) as error:
+            except (InvalidInput, GatewayFailed, OSError) as error:  # such as a full disk
                 if str(error) != told:
                     told = str(error)
                     report(told)

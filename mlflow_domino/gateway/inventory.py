@@ -27,8 +27,16 @@ from mlflow_domino.home import read_json, write_json, write_text
 from mlflow_domino.secret import new_token
 
 __all__ = [
-    "AsyncEndpoint", "Certificate", "Inventory", "InventoryFile", "QueueAccess", "Replica", "ensure_token", "read_inventory", "write_inventory",
-]  # fmt: skip
+    "AsyncEndpoint",
+    "Certificate",
+    "Inventory",
+    "InventoryFile",
+    "QueueAccess",
+    "Replica",
+    "ensure_token",
+    "read_inventory",
+    "write_inventory",
+]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from mlflow_domino.gateway.inventory import (
     write_inventory,
 )
 from mlflow_domino.gateway.metrics import Exposition, by_endpoint
+from tests.certificates import certificate
+from tests.conftest import eventually
 
 E = "e" * 24
 
@@ -119,3 +121,25 @@ def test_a_label_that_is_there_already_is_kept_under_another_name() -> None:
 def test_envoys_routes_are_shown_as_endpoint_and_route() -> None:
     text = f'm{{envoy_virtual_host="models",envoy_route="{E}_labels_prod"}} 1\nn{{envoy_route="other"}} 2'
     assert by_endpoint(text) == f'm{{endpoint="{E}",route="labels/prod"}} 1\nn{{envoy_route="other"}} 2'
+
+
+def test_certificates_are_watched_on_after_a_folder_could_not_be_written(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.write_text("no folder")
+    chain, key = certificate(tmp_path, "renewed")
+    inventory = Inventory("/run/admin", "/run/token", (), Certificate(str(run / "c"), str(chain), str(key)))
+    write_inventory(tmp_path / "gateway.json", inventory)
+    program = (
+        "import sys; from pathlib import Path; from mlflow_domino.gateway.app import watch_certificate as watch\n"
+        "watch(Path(sys.argv[1]), report=lambda reason: print(reason, flush=True), period_s=0.05).join()"
+    )
+    arguments = [sys.executable, "-c", program, str(tmp_path / "gateway.json")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as watching:
+        try:
+            assert watching.stdout is not None
+            assert str(run) in watching.stdout.readline()
+            run.unlink()
+            run.mkdir()
+            eventually((run / "c").exists)
+        finally:
+            watching.kill()
