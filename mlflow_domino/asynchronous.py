@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import urllib.parse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -78,19 +79,19 @@ class Predictions:
     def list(self, *, status: str = "", limit: int = 100, before: str = "") -> dict[str, Any]:
         """Return a page of predictions, newest first, and the id to go on before."""
         given = {"status": status, "limit": str(limit), "before": before}
-        return self._call("GET", "?" + "&".join(f"{key}={value}" for key, value in given.items() if value))
+        return self._call("GET", "?" + urllib.parse.urlencode({key: value for key, value in given.items() if value}))
 
     def show(self, prediction_id: str) -> dict[str, Any]:
         """Return everything about a prediction."""
-        return self._call("GET", f"/{prediction_id}?details=true")
+        return self._call("GET", f"{_path(prediction_id)}?details=true")
 
     def cancel(self, prediction_id: str) -> dict[str, Any]:
         """Cancel a prediction; one that runs is stopped, or refused with the reason."""
-        return self._call("DELETE", f"/{prediction_id}")
+        return self._call("DELETE", _path(prediction_id))
 
     def retry(self, prediction_id: str) -> dict[str, Any]:
         """Run a failed prediction again."""
-        return self._call("POST", f"/{prediction_id}/retry")
+        return self._call("POST", f"{_path(prediction_id)}/retry")
 
     def depth(self) -> dict[str, Any]:
         """Return how much waits and runs, and since when."""
@@ -98,8 +99,12 @@ class Predictions:
         return document
 
     def _call(self, method: str, path: str, *, timeout_s: float = _TIMEOUT_S, **more: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = send(method, self._url + path, self._token, timeout_s=timeout_s, **more).json()
-        return answer
+        return send(method, self._url + path, self._token, timeout_s=timeout_s, **more)
+
+
+def _path(prediction_id: str) -> str:
+    """Return where a prediction is; what is no id leads nowhere else."""
+    return f"/{urllib.parse.quote(prediction_id, safe='')}"
 
 
 def administered(controller: Controller, view: EndpointView) -> Predictions:

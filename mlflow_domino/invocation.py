@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import re
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,6 @@ from mlflow_domino.home import Home, read_json
 from mlflow_domino.models import FileSource
 
 if TYPE_CHECKING:
-    from requests import Response
-
     from mlflow_domino.views import EndpointView
 
 __all__ = ["body_of", "call", "example", "refused", "send", "token_for"]
@@ -112,7 +111,7 @@ def call(home: Home, view: EndpointView, body: Mapping[str, Any]) -> dict[str, A
     """
     domino = "data" in body or "parameters" in body
     url = view.url if domino else view.url.removesuffix("model") + "invocations"
-    answer: dict[str, Any] = send("POST", url, token_for(home, view), timeout_s=_timeout_s(view), body=body).json()
+    answer = send("POST", url, token_for(home, view), timeout_s=_timeout_s(view), body=body)
     return {"predictions": answer.pop("result"), **answer} if domino else answer
 
 
@@ -124,21 +123,18 @@ def send(
     timeout_s: float,
     body: Any = None,
     headers: Mapping[str, str] | None = None,
-    accepted: Sequence[int] = (),
-) -> Response:
-    """Call a gateway.
+) -> dict[str, Any]:
+    """Call a gateway, and return the JSON object that it answers.
 
     Parameters
     ----------
     body : object
         Sent as JSON; None: nothing is.
-    accepted : sequence of int
-        Statuses of errors that are answers all the same.
 
     Raises
     ------
     Unavailable
-        It does not answer.
+        It does not answer, or somebody else does in its place.
     DominoError
         It answered with an error; in its own words.
     """
@@ -163,9 +159,13 @@ def send(
         raise Unavailable(
             f"{url} does not answer ({type(error).__name__}); `mlflow-domino status` says why."
         ) from error
-    if not response.ok and response.status_code not in accepted:
+    if not response.ok:
         raise refused(response.status_code, response.text)
-    return response
+    with contextlib.suppress(ValueError):
+        document = response.json()
+        if isinstance(document, dict):
+            return document
+    raise Unavailable(f"What answers at {url} is no gateway of mlflow-domino: {response.text[:80]!r}.")
 
 
 def refused(status: int, text: str) -> DominoError:
@@ -188,7 +188,10 @@ def example(home: Home, view: EndpointView) -> str:
     if view.current is None:
         return json.dumps({key: {}})
     folder, source = home.version(view.current.version.id), view.current.version.source
-    data = _arguments(folder, source) if isinstance(source, FileSource) else _first_row(folder)
+    data: Mapping[str, Any] = {}
+    # It is a courtesy: what cannot be read here, such as a newer Python's syntax, has none.
+    with contextlib.suppress(OSError, SyntaxError, ValueError, LookupError, TypeError):
+        data = _arguments(folder, source) if isinstance(source, FileSource) else _first_row(folder)
     text = json.dumps({key: data})
     return text if len(text) < 400 and "'" not in text else json.dumps({key: {}})
 
