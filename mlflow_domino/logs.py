@@ -1,7 +1,7 @@
 """Logs of builds and replicas: reading, following, and taking secrets out of them.
 
 A line that Python wrote begins with its time in UTC, ``2026-11-23T01:02:03.456Z ``; a line without one (uWSGI's, a
-traceback's, a model's `print`) belongs to the one before. A log that grew too large is renamed to NAME.1, once.
+traceback's, a model's `print`) belongs to the one before. What a log held that grew too large stands in NAME.1.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import datetime
 import json
 import os
 import re
+import shutil
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from mlflow_domino.errors import InvalidInput
 
-__all__ = ["Line", "explaining", "follow", "parse_duration", "read", "redact", "tail", "written"]
+__all__ = ["Line", "explaining", "follow", "parse_duration", "read", "redact", "shorten", "tail", "written"]
 
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z ")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -172,6 +173,23 @@ def _rotated(path: Path) -> Path:
     return path.with_name(path.name + ".1")
 
 
+def shorten(path: Path, limit: int) -> bool:
+    """Move what a log holds to its rotated part where it is longer than that; false where it is not.
+
+    Its writers append, so they go on at its start; what they write in that very moment is lost.
+    """
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            beside = path.with_name(f".{path.name}.1")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            with open(os.open(beside, flags, 0o600), "wb") as older:
+                shutil.copyfileobj(file, older)
+            os.replace(beside, _rotated(path))
+            os.truncate(path, 0)
+            return True
+    return False
+
+
 def read(path: Path, *, since_ms: int | None = None, values: Iterable[str] = ()) -> Iterator[Line]:
     """Yield the lines of a log, older ones of its rotated part first.
 
@@ -228,7 +246,7 @@ def follow(
     *,
     since_ms: int | None = None,
     last: int | None = None,
-    values: Iterable[str] = (),
+    values: Collection[str] = (),
     wait: Callable[[], bool],
 ) -> Iterator[Line]:
     """Yield lines as they are written, also to logs that begin, are rotated or are emptied meanwhile.
@@ -241,12 +259,13 @@ def follow(
         First yield what was written from then on; None for nothing that is there already.
     last : int or None
         Of what is there already, only so many of the last lines.
-    values : iterable of str
-        Secrets to take out.
+    values : collection of str
+        Secrets to take out; it may get more of them each time that `paths` is asked.
     wait : callable
         Called when there is nothing new; sleeps a little, and returns false to end.
     """
-    forms = _forms(values)
+    known: frozenset[str] = frozenset()
+    forms: Sequence[str] = ()
     watched: dict[Path, _Watched] = {}
     with contextlib.ExitStack() as stack:
         at_end = since_ms is None
@@ -257,6 +276,9 @@ def follow(
                     watched[path] = stack.enter_context(contextlib.closing(_Watched(path, at_end=at_end)))
                     news += [] if at_end else watched[path].older()
             at_end = False
+            if not known.issuperset(values):
+                known = frozenset(values)
+                forms = _forms(known)
             news += [line for log in watched.values() for line in log.news()]
             wanted = [line for line in news if since_ms is None or line.time_ms >= since_ms]
             wanted.sort(key=lambda line: line.time_ms)

@@ -28,6 +28,11 @@ _VERSION_POLL_S = 1.0
 
 
 def add_to(root: click.Group) -> None:
+    _add_logs(root)
+    _add_predict(root)
+
+
+def _add_logs(root: click.Group) -> None:
     @command(root, "logs")
     @endpoint_argument()
     @click.option("--version", "number", type=click.IntRange(min=1), help="Version; by default the one behind latest.")
@@ -53,6 +58,8 @@ def add_to(root: click.Group) -> None:
         since_ms = None if since is None else int((time.time() - parse_duration(since)) * 1000)
         _Logs(out, out.open(), endpoint, number, replica, build).write(since_ms, lines, follow=follow)
 
+
+def _add_predict(root: click.Group) -> None:
     @command(root, "predict")
     @endpoint_argument()
     @click.option("-d", "--data", metavar="JSON", help="Body, or @FILE, or - for stdin (the default when it is piped).")
@@ -77,14 +84,13 @@ def _body(data: str | None) -> str:
         raise InvalidInput(
             """predict: name the body, such as -d '{"data": {"x": 1}}', -d @body.json or -d - for stdin."""
         )
-    if data in (None, "-"):
-        return sys.stdin.read()
-    if data.startswith("@"):
-        try:
-            return Path(data[1:]).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput(f"predict: {data[1:]} cannot be read: {error}.") from error
-    return data
+    file = Path(data[1:]) if data is not None and data.startswith("@") else None
+    if file is None and data not in (None, "-"):
+        return data
+    try:
+        return sys.stdin.read() if file is None else file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"predict: {file or 'stdin'} cannot be read: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -101,38 +107,53 @@ class _Logs:
     def write(self, since_ms: int | None, last: int | None, *, follow: bool) -> None:
         from mlflow_domino import logs
 
-        version = self._version()
-        secrets = self.controller.records.secrets(version).variables.values()
         if follow:
-            news = logs.follow(self._latest_paths(), since_ms=since_ms or 0, last=last, values=secrets, wait=_wait)
+            secrets: set[str] = set()
+            paths = self._latest_paths(secrets)
+            news = logs.follow(paths, since_ms=since_ms or 0, last=last, values=secrets, wait=_wait)
             try:
                 self._show(news)
             except KeyboardInterrupt:  # the way to end it: nothing to be told
                 raise click.exceptions.Exit(INTERRUPTED) from None
             return
+        version = self._version()
+        self._show(self._lines(version, since_ms, last))
+
+    def _lines(self, version: Version, since_ms: int | None, last: int | None) -> list[Line]:
+        from mlflow_domino import logs
+
         paths = self._paths(version)
         if not any(path.exists() for path in paths):
             what = "build" if self.build else "replica" if self.replica is None else f"replica {self.replica}"
             raise NotFound(f"Version {version.number} of {self.endpoint!r} has no log of its {what}.")
+        secrets = self._secrets(version)
         lines = [line for path in paths for line in logs.read(path, since_ms=since_ms, values=secrets)]
         lines.sort(key=lambda line: line.time_ms)
-        self._show(lines if last is None else lines[max(0, len(lines) - last) :])
+        return lines if last is None else lines[max(0, len(lines) - last) :]
 
     def _version(self) -> Version:
         return self.controller.find_version(self.endpoint, self.number)
 
+    def _secrets(self, version: Version) -> set[str]:
+        return set(self.controller.records.secrets(version).variables.values())
+
     def _paths(self, version: Version) -> list[Path]:
         return self.controller.plane.logs(version, build=self.build, replica=self.replica)
 
-    def _latest_paths(self) -> Callable[[], Iterable[Path]]:
-        """Return a function for `follow`: the logs of the version that is behind latest by then."""
+    def _latest_paths(self, secrets: set[str]) -> Callable[[], Iterable[Path]]:
+        """Return a function for `follow`: the logs of the version that is behind latest by then; its secrets are added."""
         known: list[Path] = []
+        seen: set[str] = set()
         looked_s = float("-inf")
 
         def paths() -> list[Path]:
             nonlocal known, looked_s
             if time.monotonic() - looked_s >= _VERSION_POLL_S:
-                known, looked_s = list(dict.fromkeys([*known, *self._paths(self._version())])), time.monotonic()
+                version = self._version()
+                if version.id not in seen:
+                    seen.add(version.id)
+                    secrets.update(self._secrets(version))
+                known, looked_s = list(dict.fromkeys([*known, *self._paths(version)])), time.monotonic()
             return known
 
         return paths

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 from mlflow_domino.gateway.app import create_app, watch_certificate
+from mlflow_domino.gateway.shortening import watch_logs
 
 __all__ = ["main"]
 
@@ -61,4 +62,5 @@ if __name__ == "__main__":
 elif _INVENTORY in os.environ:
     application = create_app(Path(os.environ[_INVENTORY]))
     watch_certificate(Path(os.environ[_INVENTORY]), report=lambda reason: print(reason, file=sys.stderr, flush=True))
+    watch_logs()
     threading.Thread(target=application.extensions["predictions"].warm_up, daemon=True).start()

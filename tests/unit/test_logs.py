@@ -7,12 +7,16 @@ import itertools
 import json
 import os
 import stat
+import subprocess
+import sys
 import time
 
 import pytest
 
 from mlflow_domino import logs
 from mlflow_domino.errors import InvalidInput
+from mlflow_domino.gateway.shortening import logs_beside
+from tests.conftest import eventually
 
 
 def ms(text: str) -> int:
@@ -184,6 +188,55 @@ def test_a_log_is_written_with_times_without_secrets_for_its_owner_only(tmp_path
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+# ---- shortening ----------------------------------------------------------------------------------------------------
+
+
+def test_a_log_that_grew_too_large_is_shortened_while_somebody_writes_to_it(log):
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"x" * 100 + b"\n")
+        assert not logs.shorten(log, 1 << 20)
+        assert logs.shorten(log, 50)
+        writer.write(b"after\n")
+    assert log.read_text() == "after\n"
+    rotated = log.with_name(log.name + ".1")
+    assert rotated.read_text().endswith("x\n")
+    assert stat.S_IMODE(rotated.stat().st_mode) == 0o600
+    assert logs.tail(log, 2) == "x" * 100 + "\nafter"
+    assert not logs.shorten(log.with_name("none.log"), 50)
+
+
+@pytest.mark.parametrize(
+    ("own", "names"),
+    [
+        ("gateway.log", ["supervisor.log", "envoy.log", "gateway.log", "dispatcher.log"]),
+        (
+            "gateway-images.log",
+            ["supervisor-images.log", "envoy-images.log", "gateway-images.log", "dispatcher-images.log"],
+        ),
+        ("test.log", []),
+        ("my-gateway.log", []),
+        ("pipe:[123]", []),
+    ],
+)
+def test_the_gateway_knows_the_logs_of_the_programs_beside_it_by_its_own(tmp_path, own, names):
+    assert [path.name for path in logs_beside(tmp_path / own)] == names
+
+
+def test_the_gateway_shortens_them_while_it_runs(tmp_path):
+    envoy = tmp_path / "envoy.log"
+    envoy.write_text("x" * 100)
+    program = "from mlflow_domino.gateway.shortening import watch_logs; watch_logs(limit=50, period_s=0.05).join()"
+    with (tmp_path / "gateway.log").open("ab") as own:
+        process = subprocess.Popen([sys.executable, "-c", program], stderr=own)
+    try:
+        eventually(lambda: envoy.stat().st_size == 0)
+        envoy.write_text("y" * 100)
+        eventually(lambda: "y" in (tmp_path / "envoy.log.1").read_text())
+    finally:
+        process.kill()
+        process.wait()
+
+
 # ---- following -----------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +255,16 @@ def follow(steps, paths, **options):
     for line in logs.follow(paths, wait=wait, **options):
         seen[-1].append(line.text)
     return seen
+
+
+def test_a_secret_that_comes_while_a_log_is_followed_is_taken_out(log):
+    secrets = set()
+
+    def write():
+        secrets.add("hunter2!")
+        log.write_text(log.read_text() + "token hunter2!\n")
+
+    assert follow([write], lambda: [log], values=secrets) == [[], ["token [redacted]"]]
 
 
 def test_only_new_lines_are_followed(log):
