@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -10,13 +11,13 @@ from typing import Any
 import click
 
 from mlflow_domino import __version__
-from mlflow_domino.cli.output import INTERRUPTED, report
+from mlflow_domino.cli.output import INTERRUPTED, Group, report
 from mlflow_domino.errors import DominoError
 
 __all__ = ["cli", "main"]
 
 
-class _Root(click.Group):
+class _Root(Group):
     """Imports the commands when one of them is looked for."""
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -28,6 +29,7 @@ class _Root(click.Group):
         return super().get_command(context, name)
 
 
+@functools.cache
 def _load() -> None:
     from mlflow_domino.cli import endpoint, export, gateway, machine, observe, predictions, token
 

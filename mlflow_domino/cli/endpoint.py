@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_domino.cli.output import Output, command, endpoint_argument
+from mlflow_domino.cli.output import Group, Output, command, endpoint_argument
 from mlflow_domino.cli.tables import local_time
 from mlflow_domino.errors import InvalidInput
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["add_to", "described", "parse_config", "settings_option", "show_endpoint", "write_endpoints"]
 
 
-@click.group()
+@click.group(cls=Group)
 def endpoint() -> None:
     """Endpoints and their versions."""
 

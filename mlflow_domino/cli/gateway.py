@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlflow_domino.cli.output import Output, command
+from mlflow_domino.cli.output import Group, Output, command
 from mlflow_domino.errors import AlreadyExists, Unsupported
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def add_to(root: click.Group) -> None:
     root.add_command(gateway)
 
 
-@click.group()
+@click.group(cls=Group)
 def gateway() -> None:
     """The gateway of a Kubernetes data plane; the first `create` there installs it by itself."""
 

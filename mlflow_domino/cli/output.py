@@ -18,10 +18,23 @@ from mlflow_domino.errors import DominoError
 if TYPE_CHECKING:
     from mlflow_domino.controller import Controller
 
-__all__ = ["INTERRUPTED", "Output", "command", "endpoint_argument", "report"]
+__all__ = ["INTERRUPTED", "Group", "Output", "command", "endpoint_argument", "report"]
 
 #: What a shell reports of a program that Ctrl-C ended.
 INTERRUPTED = 130
+#: No help's first sentence has more characters.
+_SENTENCE = 1000
+
+
+class Command(click.Command):
+    """A command whose line among others is a whole sentence: click would cut it at the terminal's width."""
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        return super().get_short_help_str(_SENTENCE)
+
+
+class Group(Command, click.Group):
+    """Commands that belong together."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +102,9 @@ def command(group: click.Group, name: str, **options: Any) -> Callable[[Callable
         @functools.wraps(function)
         def run(*arguments: Any, target: str | None, as_json: bool, **values: Any) -> Any:
             chosen = target or click.get_current_context().find_root().params.get("target") or "domino"
-            click.get_current_context().meta["as_json"] = as_json
             return function(Output(str(chosen), as_json), *arguments, **values)
 
-        return group.command(name, **options)(run)
+        return group.command(name, cls=Command, **options)(run)
 
     return decorate
 

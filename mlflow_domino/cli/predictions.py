@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_domino.cli.output import Output, command, endpoint_argument
+from mlflow_domino.cli.output import Group, Output, command, endpoint_argument
 
 if TYPE_CHECKING:
     from mlflow_domino.asynchronous import Predictions
@@ -16,7 +16,7 @@ __all__ = ["add_to"]
 _STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
 
 
-@click.group()
+@click.group(cls=Group)
 def predictions() -> None:
     """Predictions of asynchronous endpoints: their queue, and their answers."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from mlflow_domino.cli.output import Output, command, endpoint_argument
+from mlflow_domino.cli.output import Group, Output, command, endpoint_argument
 from mlflow_domino.cli.tables import local_time
 
 __all__ = ["add_to"]
 
 
-@click.group()
+@click.group(cls=Group)
 def token() -> None:
     """Tokens of callers; several are valid at once, so that they can be changed one by one."""
 

@@ -99,6 +99,23 @@ def test_every_command_has_help_and_json(run):
         assert "--target" in out
 
 
+@pytest.mark.parametrize("words", [(), ("endpoint",), ("gateway",), ("predictions",), ("token",)])
+def test_the_lines_of_a_list_of_commands_are_whole(run, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "60")
+    _, out, _ = run(*words, "--help")
+    commands = out.partition("Commands:")[2]
+    assert "..." not in commands
+    assert commands.rstrip().endswith(".")
+
+
+def test_a_misspelt_endpoint_is_told_the_nearest_name(run, controller):
+    controller.create_endpoint("iris-scorer")
+    controller.create_endpoint("other")
+    code, _, err = run("endpoint", "show", "iris-scorrer")
+    assert (code, err) == (3, "Error: There is no endpoint 'iris-scorrer'; did you mean 'iris-scorer'?\n")
+    assert "`mlflow-domino endpoint list`" in run("endpoint", "show", "quite-different")[2]
+
+
 def test_the_version_is_told(run):
     assert run("--version")[1].startswith("mlflow-domino, version ")
 
@@ -300,6 +317,16 @@ def test_a_call_without_a_token_names_the_ways_to_one(run, iris, tmp_path):
     assert code == 3
     assert "MLFLOW_DOMINO_TOKEN" in err
     assert "token create iris" in err
+
+
+def test_a_body_that_is_no_text_is_refused(run, iris, tmp_path, monkeypatch):
+    (tmp_path / "body.bin").write_bytes(b"\xff")
+    with (tmp_path / "body.bin").open(encoding="utf-8") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        for data in ("-", f"@{tmp_path}/body.bin"):
+            code, _, err = run("predict", "iris", "-d", data)
+            assert code == 2
+            assert "cannot be read: 'utf-8' codec can't decode" in err
 
 
 # ---- as a process --------------------------------------------------------------------------------------------------
