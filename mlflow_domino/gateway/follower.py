@@ -59,7 +59,7 @@ def _run(cluster: Cluster, kind: str, view: View, say: Callable[[str], object]) 
         except Expired:
             moment = ""
             continue
-        except DominoError as error:
+        except (DominoError, ValueError, KeyError, TypeError) as error:  # others may answer in its place
             moment = ""
             if str(error) != told:
                 told = str(error)
