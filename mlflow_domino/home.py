@@ -113,7 +113,9 @@ class Home:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if not os.access(folder, os.W_OK | os.X_OK):  # asks the disk too: one may be mounted read-only
                     raise PermissionError(errno.EACCES, "it is read-only", str(folder))
-                if folder.stat().st_uid != os.getuid():
+                # Where anybody may make files, a link could lead elsewhere tomorrow.
+                status = folder.stat() if folder == self.root else folder.lstat()
+                if status.st_uid != os.getuid():
                     raise InvalidInput(
                         f"{folder} belongs to another user; set MLFLOW_DOMINO_HOME to a folder of yours."
                     )
