@@ -163,9 +163,9 @@ class Secrets:
         Package indexes; they may carry a user and a password.
     """
 
-    variables: Mapping[str, str] = field(default_factory=dict)
-    index_url: str = ""
-    extra_index_url: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    index_url: str = field(default="", repr=False)
+    extra_index_url: tuple[str, ...] = field(default=(), repr=False)
 
 
 _FIELDS = {f.name: f for f in dataclasses.fields(Settings)}

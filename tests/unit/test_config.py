@@ -124,3 +124,9 @@ def test_a_password_in_a_url_is_refused_where_it_would_be_shown() -> None:
         parse({"find_links": "https://user:hunter2@host/x"})
     assert "hunter2" not in str(refused.value)
     assert parse({"find_links": "https://${WHO}@host/x,/wheels"})[0].find_links == ("https://${WHO}@host/x", "/wheels")
+
+
+def test_secrets_are_not_shown_where_their_record_is() -> None:
+    _, secrets = parse({"env.KEY": "hunter2", "index_url": "https://u:hunter2@host/x"})
+    assert secrets.index_url
+    assert "hunter2" not in repr(secrets)
