@@ -78,7 +78,7 @@ def main() -> None:
     except BaseException as error:
         status.fail(f"the replica cannot start: {type(error).__name__}: {error}")
         raise
-    ended, watchdog = watch(config, master)
+    ended, watchdog = watch(config, master, listening)
     end_orphans(_PATIENCE_S if watchdog.told else 0)
     if watchdog.phase is Phase.STARTING and not watchdog.told:
         if shared:

@@ -1,7 +1,8 @@
 """The replica's watchdog, in its first process, so that no model can hold it up; uWSGI's master is a child of that.
 
-It passes signals on; it ends a replica whose model kills its process or hangs while loading; it stops requests that are over their time
-limit; it replaces workers that have served enough or grown too large, one at a time; it keeps the log's size.
+It passes signals on; it ends a replica whose model kills its process or hangs while loading; it stops requests that are
+over their time limit; it replaces workers that have served enough or grown too large, one at a time; it keeps the log's
+size.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import time
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
+from .admission import Admission
 from .config import Config
 from .guard import children, tend
 from .log import Redaction, install, log
@@ -31,6 +34,8 @@ _SETTLE_S = 0.15
 _LOCKED_S = 2.0
 #: How long a worker that is asked to end gets to do so in a request of its own; nobody calls one that has had none.
 _ASKED_S = 2.0
+#: Looks in a row at a queue before it counts as empty: who has just left it is not seen at a worker for a moment.
+_EMPTY_LOOKS = 4
 _LOG_LIMIT = 16 << 20
 
 
@@ -42,10 +47,15 @@ class Watchdog:
     config : Config
     master : int
         Process id of uWSGI's master.
+    listening : sequence of socket.socket
+        What uWSGI listens on.
     """
 
-    def __init__(self, config: Config, master: int) -> None:
+    def __init__(self, config: Config, master: int, listening: Sequence[socket.socket] = ()) -> None:
         self._config = config
+        self._admission = Admission(config, listening)
+        self._leave_by: float | None = None
+        self._empty_looks = 0
         self._master = master
         self._slots = Slots(os.path.join(config.replica_dir, "slots"))
         self._status = Status(config.replica_dir, config.pid, Redaction(config.secrets))
@@ -64,6 +74,8 @@ class Watchdog:
             self._end_replica()
         elif self._slots.phase is Phase.STARTING:
             self._watch_start()
+        if self._leave_by is not None:
+            self._leave(self._leave_by)
         now = time.monotonic()
         for worker in range(1, self._slots.workers + 1):
             self._watch_requests(worker, now)
@@ -81,10 +93,21 @@ class Watchdog:
             return
         if ends:
             self._slots.phase = Phase.ENDING
+        if number == signal.SIGTERM and self._leave_by is None:
+            self._admission.close()
+            self._leave_by = time.monotonic() + self._config.drain_s
+            return
         send(self._master, number)
         if number == signal.SIGINT:  # at once: those workers are killed that do not end by themselves
             time.sleep(0.25)
             self._kill_workers()
+
+    def _leave(self, until: float) -> None:
+        """Tell uWSGI to end when nobody waits to be accepted: it would drop them, and finishes what its workers are at."""
+        self._empty_looks = 0 if self._admission.waiting() else self._empty_looks + 1
+        if self._empty_looks == _EMPTY_LOOKS or time.monotonic() > until:
+            self._leave_by = float("inf")
+            send(self._master, signal.SIGTERM)
 
     def _watch_start(self) -> None:
         now = time.monotonic()
@@ -213,10 +236,10 @@ class Watchdog:
         return ""
 
 
-def watch(config: Config, master: int) -> tuple[int, Watchdog]:
+def watch(config: Config, master: int, listening: Sequence[socket.socket] = ()) -> tuple[int, Watchdog]:
     """Look after the replica until uWSGI's master has ended; return the master's status, and what was seen."""
     install(Redaction(config.secrets))
-    watchdog = Watchdog(config, master)
+    watchdog = Watchdog(config, master, listening)
     looked = _answer_probes(config)
     rest_until = 0.0
 

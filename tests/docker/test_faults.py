@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -228,13 +229,7 @@ def test_an_exported_image_runs_by_itself_and_wants_a_token(
         try:
             url = f"http://127.0.0.1:{port}"
 
-            def ready() -> bool:
-                try:
-                    return requests.get(f"{url}/ready", timeout=2).status_code == 200
-                except requests.RequestException:
-                    return False
-
-            eventually(ready, within=20, every=0.1)
+            eventually(lambda: answers(url), within=20, every=0.1)
             token = ("open-sesame", "open-sesame")
             assert requests.post(f"{url}/model", json={"data": {}}, timeout=5).status_code == 401
             answer = requests.post(f"{url}/model", json={"data": {}}, auth=token, timeout=5)
@@ -243,6 +238,39 @@ def test_an_exported_image_runs_by_itself_and_wants_a_token(
             docker("rm", "-f", made.strip())
     finally:
         docker("rmi", "-f", reference)
+
+
+def test_an_image_that_is_stopped_answers_whoever_waits(deployment: Deployment, tmp_path: Path) -> None:
+    deployment.create("patient", deployment.project(tmp_path / "p", SLOW))
+    made = deployment.controller.find_version("patient").artifact
+    assert made is not None
+    port = free_port()
+    name = docker("run", "-d", "-p", f"127.0.0.1:{port}:8080", "-e", "DOMINO_AUTH=none", made.environment).strip()
+    try:
+        url = f"http://127.0.0.1:{port}"
+        eventually(lambda: answers(url), within=20, every=0.1)
+        with ThreadPoolExecutor(4) as pool:
+            calls = [pool.submit(requests.post, f"{url}/model", json={"data": {"s": 1}}, timeout=60) for _ in range(4)]
+            eventually(lambda: queued(name) == 3)
+            docker("stop", "--time", "30", name)
+            assert [call.result().status_code for call in calls] == [200] * 4
+    finally:
+        docker("rm", "-f", name)
+
+
+def answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/ready", timeout=2).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+def queued(container: str) -> int:
+    """Return how many connections wait to be accepted in a container that runs by itself."""
+    lines = ("import sys", "sys.path.insert(0, '/opt/domino/harness')",
+             "from _mlflow_domino_harness.leaving import waiting", "print(waiting([8080]))")  # fmt: skip
+    program = "; ".join(lines)
+    return int(docker("exec", container, "/opt/domino/environment/bin/python", "-c", program))
 
 
 def test_a_push_that_is_refused_says_so(deployment: Deployment, tmp_path: Path) -> None:

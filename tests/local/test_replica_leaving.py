@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,25 @@ def test_a_replica_is_told_to_end_when_its_queue_has_run_dry() -> None:
         replica.process.send_signal(signal.SIGTERM)
         assert [answer.result() for answer in calls] == [200, 200, 200]
         replica.process.wait(10)
+
+
+def test_a_replica_that_is_told_to_end_answers_whoever_waits_and_takes_nobody_more() -> None:
+    with on_a_port("sleeps") as (replica, port), ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(call, port, 0.5) for _ in range(4)]
+        poll(lambda: waiting([port]) == 3)
+        assert replica.process is not None
+        replica.process.send_signal(signal.SIGTERM)
+        poll(lambda: not connects(port))
+        assert [answer.result() for answer in calls] == [200] * 4
+        replica.process.wait(10)
+
+
+def connects(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=0.2):
+            return True
+    except OSError:
+        return False
 
 
 def test_an_idle_replica_is_left_at_once_and_a_busy_one_when_the_time_is_over() -> None:
