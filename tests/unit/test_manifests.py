@@ -10,11 +10,12 @@ import yaml
 from kubernetes import client
 
 from mlflow_domino.config import Secrets
-from mlflow_domino.data_planes.installation import gateway_secret
+from mlflow_domino.data_planes.declaration import Declaration
+from mlflow_domino.data_planes.installation import gateway_files, gateway_secret
 from mlflow_domino.data_planes.manifests import Place, grace_s, model_manifests, to_yaml, variables_manifest
 from mlflow_domino.data_planes.tier import Tier
 from mlflow_domino.dialect import Manifest
-from mlflow_domino.errors import InvalidInput
+from mlflow_domino.errors import InvalidInput, Unavailable
 from mlflow_domino.labels import CONFIGURATION, CONTENT, ENDPOINT_NAME, KIND
 from tests.published import DECLARATIONS, ENDPOINT, IMAGE, SETTINGS, TIERS, gateway_objects, objects, published
 
@@ -319,3 +320,23 @@ def test_the_order_of_objects_is_the_one_to_make_them_in() -> None:
     made = model_manifests(PLACE, ENDPOINT, published(replicas=2), IMAGE, Tier())
     assert [one["kind"] for one in made] == ["ConfigMap", "Service", "Deployment", "PodDisruptionBudget"]
     assert list(gateway_objects())[-1] == "Deployment"
+
+
+def test_files_are_in_the_versions_that_a_server_knows_and_in_the_stable_ones_where_none_tells() -> None:
+    found = tuple(objects(published(replicas=2)).values())
+    older = {"PodDisruptionBudget": "policy/v1beta1"}
+    read = list(yaml.safe_load_all(to_yaml(found, lambda kind: older.get(kind, "v1"))))
+    assert [one["apiVersion"] for one in read] == ["v1", "v1", "v1", "policy/v1beta1"]
+
+    def silent(_kind: str) -> str:
+        raise Unavailable("nobody answers")
+
+    assert to_yaml(found, silent) == to_yaml(found)
+
+
+def test_a_gateway_whose_image_nobody_has_made_says_how() -> None:
+    declaration = Declaration("prod", kind="kubernetes", registry="registry.example.com/models")
+    text = gateway_files(PLACE, declaration, "", release="1.0")["gateway.yaml"]
+    assert "# Nobody has made or pushed its image yet: `mlflow-domino -t domino:/prod gateway image` does" in text
+    assert "image: registry.example.com/models/mlflow-domino-gateway:HASH-OF-THE-CONTENT" in text
+    assert "HASH-OF-THE-CONTENT" not in gateway_files(PLACE, declaration, IMAGE, release="1.0")["gateway.yaml"]
