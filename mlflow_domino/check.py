@@ -26,7 +26,6 @@ from mlflow_domino.home import Home
 
 __all__ = ["Finding", "Verdict", "findings"]
 
-#: SQLite's write-ahead log, and locks, do not work on what several machines share.
 #: An environment with scikit-learn takes half of it.
 _SPACE = 2 << 30
 #: Connections that may wait for a replica: max_queue, workers and threads of the defaults, with room.

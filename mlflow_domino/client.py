@@ -53,8 +53,8 @@ class DominoDeploymentClient(BaseDeploymentClient):
         Returns
         -------
         dict
-            ``name, flavor, id, url, version, version_id, status, data_plane, source, token``; the token is shown this
-            once.
+            ``name, flavor, id, url, version, version_id, status, reason, data_plane, source, token``; the token is shown
+            this once.
         """
         with _mlflow_errors():
             _check_endpoint(name, endpoint)

@@ -1,4 +1,4 @@
-"""What was last seen of the endpoints of a data plane that keeps its own records: it is told when the data plane does not answer."""
+"""What was last seen of a data plane that keeps its own records: that is told when the data plane does not answer."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def text_of(home: Home, *, environment: Mapping[str, str] | None = None) -> str:
     """Return the unit's file; `environment` is the caller's, of which PATH and TMPDIR are kept."""
     given = os.environ if environment is None else environment
     variables = {"MLFLOW_DOMINO_HOME": str(home.root), "PATH": given.get("PATH", os.defpath)}
-    if "TMPDIR" in given:  # the run folder may be in it
+    if "TMPDIR" in given:  # where builds have their folders
         variables["TMPDIR"] = given["TMPDIR"]
     return _TEXT.format(
         described=_escaped(str(home.root)),
