@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -86,7 +87,7 @@ def main() -> None:
 def story() -> None:
     Path("train.py").write_text(TRAIN)
     print("Training two models and registering them as versions 1 and 2 of `iris` ...", flush=True)
-    run(f"{sys.executable} train.py", quiet=True)
+    run(f"{shlex.quote(sys.executable)} train.py", quiet=True)
 
     created = run("mlflow deployments create -t domino --name iris -m models:/iris/1")
     token = next(line.split()[1] for line in created.splitlines() if line.split()[:1] == ["token"])
