@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 
 import psutil
 
 from mlflow_domino.home import Home
 
-__all__ = ["KINDS", "kill", "parts"]
+__all__ = ["KINDS", "kill", "parts", "pause"]
 
 KINDS = ("dispatcher", "application", "envoy", "emperor", "worker", "microservice", "replica")
 
@@ -19,7 +20,10 @@ def parts(home: Home) -> dict[str, list[psutil.Process]]:
     found: dict[str, list[psutil.Process]] = {kind: [] for kind in KINDS}
     with contextlib.suppress(OSError, ValueError, psutil.Error):
         for child in psutil.Process(int((home.run / "supervisor.pid").read_text())).children():
-            if "envoy" in child.cmdline()[0]:
+            words = child.cmdline()
+            if not words:
+                continue  # it has just ended
+            if "envoy" in words[0]:
                 found["envoy"].append(child)
             else:
                 found["emperor"].append(child)
@@ -54,3 +58,17 @@ def kill(home: Home, kind: str, *, seed: random.Random | None = None) -> bool:
                 process.kill()
         return True
     return False
+
+
+def pause(home: Home, kind: str, seconds: float) -> None:
+    """Hold up the processes of a kind, and let them go on as if nothing had happened."""
+    held = parts(home)[kind]
+    try:
+        for process in held:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+        time.sleep(seconds)
+    finally:
+        for process in held:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()

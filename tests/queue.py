@@ -179,7 +179,8 @@ class QueueContract:
         assert desk.lose(lease) is State.DELAYED
 
     def test_what_loses_its_dispatcher_each_time_waits_longer_and_longer_and_is_failed(self, desk: Desk) -> None:
-        prediction_id = desk.submit(webhook=Webhook("https://example.com/hook"))
+        in_a_day = desk.clock.ms + 86_400_000
+        prediction_id = desk.submit(webhook=Webhook("https://example.com/hook"), deadline_ms=in_a_day)
         pauses: list[int] = []
         while leases := desk.take():
             abandoned = desk.turn(lambda turn: turn.abandon(prediction_id, leases[0].fence, {E: KEEP_MS}, 1))
