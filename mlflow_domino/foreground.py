@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import socket
@@ -22,7 +23,7 @@ __all__ = ["run_in_foreground"]
 
 
 def run_in_foreground(name: str, model_uri: str, flavor: str | None, config: Mapping[str, Any] | None) -> None:
-    """Deploy into a home of its own on a free port, serve until SIGINT or SIGTERM, and leave nothing behind.
+    """Deploy into a home of its own on a free port, serve until Ctrl-C, SIGTERM or the terminal's end; leave nothing behind.
 
     Built environments are shared with the user's home, so that the second run starts at once.
     """
@@ -36,7 +37,7 @@ def run_in_foreground(name: str, model_uri: str, flavor: str | None, config: Map
         ended.set()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end) if threading.current_thread() is threading.main_thread() else None
+    before = {number: signal.signal(number, end) for number in _ends()}
     try:
         _prepare(home, shared)
         client = DominoDeploymentClient("domino", home=home)
@@ -44,11 +45,24 @@ def run_in_foreground(name: str, model_uri: str, flavor: str | None, config: Map
         click.echo("Serving; Ctrl-C ends it.", err=True)
         ended.wait()
     except KeyboardInterrupt:
-        click.echo("ending …", err=True)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            click.echo("ending …", err=True)
     finally:
-        _leave_nothing(home)
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave half of it
+        try:
+            _leave_nothing(home)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _ends() -> list[signal.Signals]:
+    """Return the signals that end it: only the main thread has handlers, and what `nohup` has ignored stays so."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in ends if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _prepare(home: Home, shared: Home) -> None:
@@ -62,9 +76,6 @@ def _prepare(home: Home, shared: Home) -> None:
 
 def _leave_nothing(home: Home) -> None:
     """End the supervisor, whatever state it is in, and remove the home, but not the environments behind the link."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C must not leave half of it
     try:
         Controller.open(home=home, recover=False).down()
     finally:
@@ -74,4 +85,3 @@ def _leave_nothing(home: Home) -> None:
                 path.chmod(0o700)
         shutil.rmtree(home.root, ignore_errors=True)
         shutil.rmtree(home.run, ignore_errors=True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -115,7 +115,10 @@ def test_delete_may_be_repeated(home: Home, project: str) -> None:
     mlflow("delete", "-t", "domino", "--name", "twice")
 
 
-def test_run_local_serves_in_the_foreground_and_leaves_nothing(home: Home, project: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_run_local_serves_in_the_foreground_and_leaves_nothing(
+    home: Home, project: str, tmp_path: Path, number: signal.Signals
+) -> None:
     argv = [
         sys.executable,
         "-m",
@@ -133,12 +136,14 @@ def test_run_local_serves_in_the_foreground_and_leaves_nothing(home: Home, proje
     ]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with open(tmp_path / "out", "w+") as out:
-        server = subprocess.Popen(argv, stdout=out, stderr=out, env=environment)
+        server = subprocess.Popen(
+            argv, stdout=out, stderr=out, env=environment, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL)
+        )
         try:
             eventually(lambda: "Serving" in (tmp_path / "out").read_text() or server.poll() is not None, within=90)
             assert server.poll() is None, (tmp_path / "out").read_text()
         finally:
-            server.send_signal(signal.SIGINT)
+            server.send_signal(number)
             server.wait(40)
     assert not list(tmp_path.glob("mlflow-domino-*"))
     assert "Traceback" not in (tmp_path / "out").read_text()
