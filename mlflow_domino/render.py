@@ -75,6 +75,7 @@ def _files(
     if model_uri is not None:
         fetched = source.fetch(model_uri, settings, folder, _silent, variables=secrets.variables)
     elif latest is not None:
+        controller.plane.restore(latest, _silent)
         fetched = source.again(
             controller.home.version(latest.id), latest.source, settings, folder, variables=secrets.variables
         )
