@@ -11,12 +11,13 @@ import json
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from .kinds import kind_of
+from .params import Params, compile_params
 from .problems import Mismatch, Problems, Unknown, show
 from .scalars import Kind, Scalar
 from .tables import Table, block_of
 from .tensors import Tensor
 
-__all__ = ["Columns", "Hinted", "Layout", "Params", "Signature", "Tensors", "compile_signature"]
+__all__ = ["Columns", "Hinted", "Layout", "Signature", "Tensors", "compile_signature"]
 
 
 class Column:
@@ -286,47 +287,6 @@ class Hinted:
         return self.kind.schema()
 
 
-class Params:
-    """Inference parameters."""
-
-    def __init__(self, specs: Mapping[str, tuple[Kind, bool, Any]]) -> None:
-        self._specs = specs
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._specs)
-
-    def take(self, params: Mapping[str, Any], problems: Problems) -> dict[str, Any]:
-        """Return the given parameters as the model gets them; MLflow adds the defaults of the others."""
-        taken = {}
-        for name, value in params.items():
-            if name not in self._specs:
-                known = ", ".join(self._specs)
-                problems.add(f"param {name!r}", f"is not in the model's signature, which has {known}")
-                continue
-            kind, is_list, _ = self._specs[name]
-            try:
-                taken[name] = self._take(kind, is_list, value)
-            except Mismatch as mismatch:
-                problems.add(f"param {name!r}", str(mismatch))
-        return taken
-
-    @staticmethod
-    def _take(kind: Kind, is_list: bool, value: Any) -> Any:
-        if is_list:
-            if not isinstance(value, list):
-                raise Mismatch(f"{show(value)} is not a list")
-            return [kind.parameter(element) for element in value]
-        return None if value is None else kind.parameter(value)
-
-    def schema(self) -> dict[str, Any]:
-        properties = {}
-        for name, (kind, is_list, default) in self._specs.items():
-            schema = {"type": "array", "items": kind.schema()} if is_list else kind.schema()
-            properties[name] = dict(schema, default=default)
-        return {"type": "object", "properties": properties, "additionalProperties": False}
-
-
 class Signature:
     """A compiled signature.
 
@@ -368,7 +328,7 @@ def compile_signature(document: Mapping[str, Any] | None, *, hinted: bool = Fals
     """
     inputs = json.loads((document or {}).get("inputs") or "null")
     params = json.loads((document or {}).get("params") or "null")
-    return Signature(_inputs(inputs, hinted), _params(params) if params else None)
+    return Signature(_inputs(inputs, hinted), compile_params(params) if params else None)
 
 
 def _inputs(specs: Sequence[Mapping[str, Any]] | None, hinted: bool) -> Any:
@@ -387,14 +347,6 @@ def _inputs(specs: Sequence[Mapping[str, Any]] | None, hinted: bool) -> Any:
         required = spec.get("required", not spec.get("optional", False))
         columns.append(Column(spec["name"] if named else str(position), kind_of(spec), required))
     return Columns(columns, named=named)
-
-
-def _params(specs: Sequence[Mapping[str, Any]]) -> Params:
-    table = {}
-    for spec in specs:
-        described = dict(spec, type=spec.get("type") or spec.get("dtype"))
-        table[str(spec["name"])] = (kind_of(described), spec.get("shape") is not None, spec.get("default"))
-    return Params(table)
 
 
 def _deeper(value: Any, depth: int) -> bool:
