@@ -33,12 +33,12 @@ def open_when_all_are_ready(config: Config, slots: Slots, status: Status) -> Non
 
 
 @contextlib.contextmanager
-def ending_the_start(slots: Slots, status: Status) -> Iterator[None]:
-    """End the replica's start with an exception of the microservice's; one that is open already it leaves alone."""
+def ending_the_start(slots: Slots, status: Status, what: str = "seldon-core's microservice") -> Iterator[None]:
+    """End the replica's start with an exception of what it needs; one that is open already it leaves alone."""
     try:
         yield
     except BaseException as error:
-        reason = f"seldon-core's microservice cannot start: {type(error).__name__}: {error}"
+        reason = f"{what} cannot start: {type(error).__name__}: {error}"
         if slots.phase is Phase.STARTING and status.fail(reason):
             slots.phase = Phase.FAILED  # the watchdog ends the rest
         raise

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 from .app import Front, create_app, is_untouched
@@ -19,7 +20,7 @@ from .joining import Joiner
 from .log import Redaction, log
 from .metrics import Metrics
 from .opening import open_when_all_are_ready
-from .predictor import Predictor, load_predictor
+from .predictor import Predictor, load_predictor, summary
 from .readiness import Readiness
 from .service import Service
 from .sharing import allowance_s, dump_before, note_apart
@@ -74,6 +75,11 @@ class Worker:
             return self._start()
         except StartFailed as error:
             self._give_up(error)
+        except (
+            BaseException
+        ) as error:  # without an application uWSGI would answer each request with an error of its own
+            reason = f"the harness cannot start: {summary(error)}"
+            self._give_up(StartFailed(reason, detail=traceback.format_exc()))
 
     def _start(self) -> Any:
         shared = self._slots.loaded and self._slots.phase is Phase.STARTING

@@ -8,10 +8,13 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
+import venv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 
 import psutil
 import pytest
@@ -254,6 +257,18 @@ def test_a_model_that_hangs_while_loading_fails_after_the_limit_and_says_where(p
         assert f"{project}.py" in replica.log
         assert replica.process is not None
         replica.process.wait(5)
+
+
+def test_packages_that_do_not_go_together_fail_the_start_at_once(tmp_path: Path) -> None:
+    environment = tmp_path / "environment"
+    venv.create(environment, symlinks=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    (site / "flask.py").write_text("raise ImportError(\"cannot import name 'url_quote' from 'werkzeug.urls'\")\n")
+    (site / "others.pth").write_text("\n".join(p for p in sys.path if p.endswith("site-packages")) + "\n")
+    for workers in (1, 2):
+        with Replica("adds", python=str(environment / "bin" / "python"), workers=workers) as replica:
+            poll(lambda: replica.status.get("state") == "failed", within=30)
+            assert "cannot start: ImportError: cannot import name 'url_quote'" in replica.status["reason"]
 
 
 def test_missing_files_and_functions_are_named() -> None:
