@@ -199,9 +199,9 @@ class KubernetesRecords(Records):
         """
         made = (
             objects.name_manifest(endpoint, taken=True),
-            objects.endpoint_manifest(endpoint),
             objects.version_manifest(version),
             *([objects.secrets_manifest(version, secrets, plain=True)] if secrets and secrets != Secrets() else []),
+            objects.endpoint_manifest(endpoint),  # last: it routes to the version
         )
         return tuple({**m, "metadata": {**m["metadata"], "namespace": self._cluster.namespace}} for m in made)
 

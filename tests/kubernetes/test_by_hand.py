@@ -17,6 +17,7 @@ from mlflow_domino.render import write
 from mlflow_domino.views import EndpointView
 from tests.conftest import eventually
 from tests.deployment import ECHO, Deployment
+from tests.load import Load
 
 KINDS = ("ConfigMap", "Secret", "Service", "Deployment", "PodDisruptionBudget")
 
@@ -80,13 +81,16 @@ def test_what_is_rendered_and_applied_is_what_create_makes_and_is_looked_after_l
     deployment.controller.rollback("made-by-hand")
     assert deployment.call(view, {"data": {}}).json()["result"] == 1
 
-    write(deployment.controller, tmp_path / "next", "made-by-hand", None, {}, image)
-    kubectl(namespace, "apply", "-f", str(tmp_path / "next" / "model.yaml"))
-    kubectl(namespace, "rollout", "status", "--timeout=90s", "deployment", "-l", f"{ENDPOINT}={view.endpoint.id}")
-    kubectl(namespace, "apply", "-f", str(tmp_path / "next" / "records.yaml"))
-    eventually(lambda: released(deployment, view) == 3, within=30)
-    assert deployment.controller.endpoint("made-by-hand").endpoint.next_number == 4
-    deployment.controller.rollback("made-by-hand")
+    load = Load(view.url, deployment.token, {"data": {}}, rate=50)
+    with load.running():
+        write(deployment.controller, tmp_path / "next", "made-by-hand", None, {}, image)
+        kubectl(namespace, "apply", "-f", str(tmp_path / "next" / "model.yaml"))
+        kubectl(namespace, "rollout", "status", "--timeout=90s", "deployment", "-l", f"{ENDPOINT}={view.endpoint.id}")
+        kubectl(namespace, "apply", "-f", str(tmp_path / "next" / "records.yaml"))
+        eventually(lambda: released(deployment, view) == 3, within=30)
+        assert deployment.controller.endpoint("made-by-hand").endpoint.next_number == 4
+        deployment.controller.rollback("made-by-hand")
+    assert not load.failed, load.failures[:5]
     assert released(deployment, view) == 1
 
 
