@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow_domino import source
 from mlflow_domino.access import Access
 from mlflow_domino.config import Secrets, Settings, parse
 from mlflow_domino.data_planes.base import DataPlane, Log
@@ -19,14 +17,13 @@ from mlflow_domino.disk import mount_of
 from mlflow_domino.errors import AlreadyExists, DominoError, InvalidInput, NotFound, Refused, Unsupported
 from mlflow_domino.home import Home
 from mlflow_domino.journal import Journal
-from mlflow_domino.models import Endpoint, Status, Target, Token, Version, new_id, valid_id
+from mlflow_domino.models import Endpoint, Status, Target, Token, Version, check_name, new_id
+from mlflow_domino.publication import Publication
 from mlflow_domino.rollout import Rollout, routed
 from mlflow_domino.store import Records
 from mlflow_domino.views import EndpointView, Sight
 
 __all__ = ["Controller", "routes_to"]
-
-_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?"
 
 
 def _quiet(_line: str) -> None:
@@ -55,6 +52,7 @@ class Controller:
         self._rollout = Rollout(records, plane, say)
         self._access = Access(home, records, plane)
         self._journal = Journal(records, plane, self._rollout, find=self._find, say=say)
+        self._publication = Publication(home, records, plane, self._rollout, find=self._find, say=say)
         self.sight = Sight(home, plane, records)
         if recover:
             self.sight.if_answered(self._journal.recover)
@@ -85,10 +83,10 @@ class Controller:
         AlreadyExists
             When the name is taken.
         """
-        _check_name(name)
+        check_name(name)
         settings, secrets = parse(config)
         self._check_async(settings)
-        endpoint = Endpoint(new_id(), name, self.plane.name, _now_ms(), settings=settings)
+        endpoint = Endpoint(new_id(), name, self.plane.name, int(time.time() * 1000), settings=settings)
         endpoint = self.records.save_endpoint(endpoint)
         self.records.save_secrets(endpoint, secrets)
         return endpoint
@@ -103,7 +101,7 @@ class Controller:
         EndpointView, str
             And a token, which is shown this once.
         """
-        _check_name(name)
+        check_name(name)
         self._check_async(parse(config)[0])  # before anything is made
         self.plane.prepare()
         self._rollout.up()
@@ -327,8 +325,9 @@ class Controller:
         before = self.secrets(endpoint)
         settings, secrets = parse(config, base=endpoint.settings, base_secrets=before)
         self._check_async(settings, endpoint)
-        version = self._fetch(endpoint, model_uri, settings, secrets)
-        version = self._build(endpoint, version, secrets)
+        asked = model_uri if model_uri is not None else self._version(endpoint, version_id=endpoint.latest)
+        version = self._publication.fetch(endpoint, asked, settings, secrets)
+        version = self._publication.build(endpoint, version, secrets)
         self._rollout.start(endpoint, version)
         self._route(endpoint, target=Target.RUNNING, settings=settings, **routes_to(endpoint, version, settings))
         self.records.save_secrets(endpoint, Secrets())  # from here on they are the version's
@@ -342,43 +341,6 @@ class Controller:
                 f"is_async of {endpoint.name!r} cannot change: its callers use another URL and protocol then. Create another "
                 "endpoint beside it."
             )
-
-    def _fetch(self, endpoint: Endpoint, model_uri: str | None, settings: Settings, secrets: Secrets) -> Version:
-        """Copy the source into the new version's folder, and write the version down."""
-        version_id = new_id()
-        folder = self.home.version(version_id)
-        folder.mkdir(mode=0o700, parents=True)
-        try:
-            if model_uri is None:
-                old = self._version(endpoint, version_id=endpoint.latest)
-                self.plane.restore(old, self._say)
-                fetched = source.again(
-                    self.home.version(old.id), old.source, settings, folder, self._say, variables=secrets.variables
-                )
-            else:
-                self._say(f"fetching {source.shown(model_uri)} …")
-                fetched = source.fetch(model_uri, settings, folder, self._say, variables=secrets.variables)
-            fresh = self.records.save_endpoint(
-                dataclasses.replace(self._find(endpoint.id), next_number=endpoint.next_number + 1)
-            )
-            version = Version(
-                version_id, endpoint.id, fresh.next_number - 1, _now_ms(), fetched, settings, replicas=settings.replicas
-            )
-            self.records.save_secrets(version, secrets)
-            return self.records.save_version(version)
-        except BaseException:
-            source.remove(folder)
-            raise
-
-    def _build(self, endpoint: Endpoint, version: Version, secrets: Secrets) -> Version:
-        version = self._rollout.change(version, status=Status.BUILDING)
-        self._say(f"building version {version.number} of {endpoint.name!r} …")
-        try:
-            artifact = self.plane.build(version, secrets, self._say)
-        except DominoError as error:
-            self._rollout.change(version, status=Status.FAILED, reason=error.message)
-            raise
-        return self._rollout.change(version, status=Status.READY_TO_RUN, artifact=artifact)
 
     def _ensure_running(self, endpoint: Endpoint, version: Version) -> None:
         if version.artifact is None:
@@ -435,17 +397,3 @@ def routes_to(endpoint: Endpoint, version: Version, settings: Settings) -> dict[
     if endpoint.promoted is None and settings.routing_mode == "advanced":
         changes["promoted"] = endpoint.latest or version.id
     return changes
-
-
-def _check_name(name: str) -> None:
-    if valid_id(name):
-        raise InvalidInput(f"{name!r} has the shape of an endpoint's id; choose another name.")
-    if not re.fullmatch(_NAME, name):
-        raise InvalidInput(
-            f"{name[:60]!r}{'…' if len(name) > 60 else ''} is no name for an endpoint: 1 to 100 letters of a-z and A-Z, "
-            "digits, '.', '_' and '-' are wanted, the first and the last a letter or digit."
-        )
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

@@ -16,12 +16,10 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -35,16 +33,16 @@ from mlflow_domino.home import Home, read_json, write_json
 from mlflow_domino.indexes import Indexes
 from mlflow_domino.interpreter import Interpreter, find
 from mlflow_domino.lean import fitness_key, misfit
-from mlflow_domino.lock import HARNESS, SELDON, Recipe, environment_hash, lean_lock, python_of, whole_lock
+from mlflow_domino.lock import HARNESS, SELDON, Recipe, environment_hash, python_of
+from mlflow_domino.recipes import Recipes
 from mlflow_domino.requirements import MODEL_FOLDER, ModelFacts, Requirement, Requirements, listed, of_model, read_facts
 from mlflow_domino.resolver import Log, Uv
+from mlflow_domino.workspace import workspace
 
 __all__ = ["Built", "Environments", "Fit", "Stored", "python_wanted"]
 
 _MARKER = "domino.json"
 _TRIAL_S = 60.0
-_WORKSPACE = "mlflow-domino-build-"
-_STALE_S = 86400
 
 
 @dataclass(frozen=True)
@@ -271,10 +269,7 @@ class Environments:
         Conflict
             Somebody is building it right now.
         """
-        for recipe in (self._root / "recipes").glob("*.json"):
-            said = read_json(recipe) or {}
-            if environment in (environment_hash(said.get(kind) or "") for kind in ("lean", "whole")):
-                recipe.unlink(missing_ok=True)
+        self._recipes.forget(environment)
         (self._root / "verdicts" / f"{environment}.json").unlink(missing_ok=True)
         path = self.path(environment)
         with self._locks.lock(environment, wait=False, conflict=f"Environment {environment} is being built."):
@@ -288,6 +283,10 @@ class Environments:
         return self._home.environments.resolve()
 
     @property
+    def _recipes(self) -> Recipes:
+        return Recipes(self._root / "recipes")
+
+    @property
     def _locks(self) -> Home:
         """Locks stand beside the environments, since several homes may share them."""
         return Home(self._root)
@@ -296,11 +295,8 @@ class Environments:
     def _workspace(self) -> Iterator[Path]:
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Not inside the home, which may stand in a project whose configuration uv would find.
-            _sweep()
-            with tempfile.TemporaryDirectory(prefix=_WORKSPACE) as folder, _held(Path(folder)) as held:
-                assert held
-                yield Path(folder)
+            with workspace() as folder:
+                yield folder
         except OSError as error:
             raise EnvironmentFailed(f"The environment cannot be written: {error}.") from error
 
@@ -313,9 +309,9 @@ class Environments:
         self, recipe: Recipe, uv: Uv, model: Path | None, facts: ModelFacts | None, settings: Settings, secrets: Secrets
     ) -> tuple[str, tuple[str, ...]]:
         """Choose the lean lock if the model works with it, the whole one otherwise; return it with notes."""
-        lean = self._locked(recipe, uv, "lean") if recipe.mlflow and model and facts else ""
+        lean = self._recipes.lock(recipe, uv, "lean") if recipe.mlflow and model and facts else ""
         if not lean or model is None or facts is None:
-            return self._locked(recipe, uv, "whole"), ()
+            return self._recipes.lock(recipe, uv, "whole"), ()
         verdicts = self._root / "verdicts" / f"{environment_hash(lean)}.json"
         known, key = read_json(verdicts) or {}, fitness_key(model, facts)
         if key not in known:
@@ -329,20 +325,9 @@ class Environments:
         if not known[key]:
             replaced = recipe.mlflow is not None and recipe.mlflow.name == "mlflow"
             return lean, ("mlflow-skinny is installed in place of mlflow; the model works with it",) if replaced else ()
-        return self._locked(recipe, uv, "whole"), (
+        return self._recipes.lock(recipe, uv, "whole"), (
             f"the whole of mlflow is installed, since the model did not work with mlflow-skinny: {known[key]}",
         )
-
-    def _locked(self, recipe: Recipe, uv: Uv, kind: str) -> str:
-        """Return the recipe's lock, from memory or from uv; empty where there is no lean one."""
-        path = self._root / "recipes" / f"{recipe.key()}.json"
-        known = read_json(path) or {}
-        if kind not in known:
-            uv.log(f"resolving {len(recipe.requirements.items)} requirements for Python {recipe.interpreter.version} …")
-            known[kind] = (lean_lock(recipe, uv) or "") if kind == "lean" else whole_lock(recipe, uv)
-            write_json(path, known)
-        lock: str = known[kind]
-        return lock
 
     def _install(self, lock: str, interpreter: Interpreter, uv: Uv) -> None:
         environment = environment_hash(lock)
@@ -381,31 +366,6 @@ class Environments:
             raise
         write_json(path / _MARKER, {"python": interpreter.version, "size": size_of(path)})
         uv.log(f"installed in {time.monotonic() - started:.1f} s")
-
-
-def _sweep() -> None:
-    """Remove workspaces that killed builders left behind."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_WORKSPACE}*"):
-        with contextlib.suppress(OSError):
-            status = path.lstat()
-            if status.st_uid == os.getuid() and status.st_mtime < time.time() - _STALE_S:
-                with _held(path) as held:
-                    if held:
-                        shutil.rmtree(path)
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[bool]:
-    """Hold a workspace, so that nobody sweeps it whose clock was set forward; false while another does."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
-        os.close(descriptor)
 
 
 def _joined(first: Requirements, second: Requirements) -> Requirements:

@@ -13,6 +13,7 @@ import secrets
 from dataclasses import dataclass, field
 
 from mlflow_domino.config import Settings
+from mlflow_domino.errors import InvalidInput
 
 __all__ = [
     "Artifact",
@@ -27,6 +28,7 @@ __all__ = [
     "Token",
     "Version",
     "World",
+    "check_name",
     "new_id",
     "valid_id",
 ]
@@ -39,6 +41,17 @@ def new_id() -> str:
 
 def valid_id(text: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{24}", text) is not None
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of an endpoint."""
+    if valid_id(name):
+        raise InvalidInput(f"{name!r} has the shape of an endpoint's id; choose another name.")
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?", name):
+        raise InvalidInput(
+            f"{name[:60]!r}{'…' if len(name) > 60 else ''} is no name for an endpoint: 1 to 100 letters of a-z and A-Z, "
+            "digits, '.', '_' and '-' are wanted, the first and the last a letter or digit."
+        )
 
 
 class Status(str, enum.Enum):
