@@ -9,7 +9,7 @@ import pytest
 
 from mlflow_domino.controller import Controller
 from mlflow_domino.data_planes.local import LocalDataPlane
-from mlflow_domino.errors import EnvironmentFailed, GatewayFailed, StartFailed
+from mlflow_domino.errors import EnvironmentFailed, Failed, GatewayFailed, StartFailed
 from mlflow_domino.home import Home
 from mlflow_domino.models import Endpoint, Operation, Status, Version
 from tests.conftest import eventually
@@ -42,6 +42,16 @@ def test_a_rollback_brings_variables_back_with_the_other_settings(deployment: De
     deployment.controller.rollback("who")
     deployment.update("who", description="the same again")
     assert deployment.call(view, {"data": {}}).json()["result"] == "first"
+
+
+def test_a_create_that_fails_before_there_is_a_version_leaves_no_settings_for_the_next_one(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    with pytest.raises(Failed, match="cannot be fetched"):
+        deployment.create("late", f"git+file://{tmp_path}/none.git", file="model.py", workers=2)
+    assert "late" not in {v.endpoint.name for v in deployment.controller.endpoints()}
+    view = deployment.create("late", deployment.project(tmp_path / "p", ECHO, VALUE=1))
+    assert view.endpoint.settings.workers == 1
 
 
 def test_replicas_that_do_not_start_change_neither_records_nor_routes(deployment: Deployment, tmp_path: Path) -> None:
