@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -82,24 +82,14 @@ def run(
     """
     launcher = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *map(str, command)]
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    overdue = threading.Event()
     with subprocess.Popen(
         launcher,
         env=dict(environment), cwd=cwd, pass_fds=tuple(keep), start_new_session=True,
         stdin=given or subprocess.DEVNULL, stdout=subprocess.DEVNULL if messages_only else subprocess.PIPE,
         stderr=subprocess.PIPE if messages_only else subprocess.STDOUT, text=True, errors="replace",
-    ) as process:  # fmt: skip
+    ) as process, _limited(process, deadline_s) as overdue:  # fmt: skip
         output = process.stderr if messages_only else process.stdout
         assert output is not None
-
-        def end() -> None:
-            overdue.set()
-            _signal(process.pid, signal.SIGKILL)
-
-        timer = threading.Timer(deadline_s, end) if deadline_s is not None else None
-        if timer:
-            timer.daemon = True
-            timer.start()
         try:
             for line in output:
                 tail.append(line.rstrip("\n"))
@@ -108,10 +98,27 @@ def run(
         except BaseException:
             _stop(process)
             raise
-        finally:
-            if timer:
-                timer.cancel()
     return Finished(None if overdue.is_set() else code, "\n".join(tail))
+
+
+@contextlib.contextmanager
+def _limited(process: subprocess.Popen[str], deadline_s: float | None) -> Iterator[threading.Event]:
+    """Kill a program that overstays its deadline; the event says so."""
+    overdue = threading.Event()
+
+    def end() -> None:
+        overdue.set()
+        _signal(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(deadline_s, end) if deadline_s is not None else None
+    if timer:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield overdue
+    finally:
+        if timer:
+            timer.cancel()
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
