@@ -23,6 +23,7 @@ from mlflow_domino.builder import Builder
 from mlflow_domino.context import Entry, context, entries
 from mlflow_domino.errors import EnvironmentFailed, Failed, InvalidInput
 from mlflow_domino.home import Home, read_json, write_json
+from mlflow_domino.workspace import workspace
 
 __all__ = [
     "ENDPOINT_IMAGES",
@@ -179,10 +180,10 @@ class Images:
         recipe = dockerfile("packages")
         tag = f"{_PACKAGES}:{_digest(_FORMAT, base.id, base.python, lock, recipe, str(own))}"
         if self._builder.image(tag) is None:
-            with self._home.lock(f"image-{tag.rpartition(':')[2]}"), tempfile.TemporaryDirectory() as folder:
+            with self._home.lock(f"image-{tag.rpartition(':')[2]}"), workspace() as folder:
                 if self._builder.image(tag) is None:
-                    lay_out(Path(folder))
-                    made = virtual_environment(base, Path(folder), own=own)
+                    lay_out(folder)
+                    made = virtual_environment(base, folder, own=own)
                     self.build(
                         tag, [Entry("Dockerfile", content=recipe.encode()), *made], {"ENVIRONMENT": base.id}, log
                     )

@@ -10,7 +10,6 @@ import functools
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -24,6 +23,7 @@ from mlflow_domino.errors import EnvironmentFailed, Failed
 from mlflow_domino.home import Home
 from mlflow_domino.image import ENVIRONMENT, SELDON_IMAGES, Base, Images, dockerfile, site_packages, virtual_environment
 from mlflow_domino.resolver import Log, run
+from mlflow_domino.workspace import workspace
 
 __all__ = ["Microservice"]
 
@@ -76,13 +76,13 @@ class Microservice:
         decides = "\0".join((_FORMAT, base.id, donor.id, donor.python, built.lock_text, recipe))
         tag = f"{SELDON_IMAGES}:{hashlib.sha256(decides.encode()).hexdigest()[:24]}"
         if self._builder.image(tag) is None:
-            with self._home.lock(f"image-{tag.rpartition(':')[2]}"), tempfile.TemporaryDirectory() as folder:
+            with self._home.lock(f"image-{tag.rpartition(':')[2]}"), workspace() as folder:
                 if self._builder.image(tag) is None:
                     lay_out = functools.partial(
                         self._environments.lay_out, built.lock_text, seldon.settings_of(settings), secrets, log
                     )
                     made = [Entry("Dockerfile", content=recipe.encode())]
-                    made += self._contents(base, donor, built.python, lay_out, Path(folder))
+                    made += self._contents(base, donor, built.python, lay_out, folder)
                     self._images.build(tag, made, {"ENVIRONMENT": base.id}, log)
                     self._check(tag, base)
         image = self._builder.image(tag)

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from mlflow_domino.image import ENVIRONMENT, Base, Images, dockerfile, site_pack
 from mlflow_domino.indexes import Indexes
 from mlflow_domino.requirements import Requirements
 from mlflow_domino.resolver import Uv
+from mlflow_domino.workspace import workspace
 
 __all__ = ["IMPORTED", "REQUIREMENTS", "gateway_image", "modules", "of_older_version", "older", "release"]
 
@@ -161,19 +161,19 @@ def _lock(home: Home, base: Base, log: Log) -> str:
     key = hashlib.sha256(f"{__version__}\0{base.minor}\0{base.platform}\0{wanted}".encode()).hexdigest()[:24]
     file = home.root / "images" / f"gateway-{key}.lock"
     if not file.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "requirements.in").write_text(wanted, "utf-8")
-            resolved = Path(folder) / "requirements.lock"
+        with workspace() as folder:
+            (folder / "requirements.in").write_text(wanted, "utf-8")
+            resolved = folder / "requirements.lock"
             options = ("--generate-hashes", "--no-header", "--no-annotate", "--output-file", str(resolved))
-            _uv(Path(folder), base, log, "compile", "requirements.in", *options)
+            _uv(folder, base, log, "compile", "requirements.in", *options)
             write_text(file, resolved.read_text("utf-8"))
     return file.read_text("utf-8")
 
 
 def _lay_out(lock: str, base: Base, into: Path, log: Log) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "requirements.lock").write_text(lock, "utf-8")
-        _uv(Path(folder), base, log, "install", "--target", str(into), "--no-deps", "-r", "requirements.lock")
+    with workspace() as folder:
+        (folder / "requirements.lock").write_text(lock, "utf-8")
+        _uv(folder, base, log, "install", "--target", str(into), "--no-deps", "-r", "requirements.lock")
 
 
 def _uv(folder: Path, base: Base, log: Log, verb: str, *arguments: str) -> None:
