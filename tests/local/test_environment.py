@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -80,12 +81,11 @@ def index(wheels: Path) -> Iterator[Index]:
 
 
 def run_in(python: Path, code: str, *arguments: object) -> str:
-    ended = subprocess.run(
-        [python, "-W", "ignore", "-c", code, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={"PATH": "/usr/bin:/bin"},
-    )
+    with tempfile.TemporaryDirectory() as folder:  # an older MLflow leaves its records where it runs
+        ended = subprocess.run(
+            [python, "-W", "ignore", "-c", code, *map(str, arguments)],
+            capture_output=True, text=True, cwd=folder, env={"PATH": "/usr/bin:/bin"},
+        )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
