@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
 import time
-from typing import Any
+from typing import Any, Iterator
 
-from flask import request
+from flask import has_request_context, request
 
 from .config import Config
 from .errors import InvalidInput, Lost, NotReady, Overdue, Overloaded, Refusal
@@ -51,6 +52,17 @@ class Component:
         self._lock = threading.Lock()
         #: By request id, what their senders call them.
         self._mine: dict[str, str] = {}
+        #: Of the thread that answers without Flask, which else knows what was sent.
+        self._asked = threading.local()
+
+    @contextlib.contextmanager
+    def asked_with(self, authorization: str) -> Iterator[None]:
+        """Answer a message outside of Flask, which came with this Authorization."""
+        self._asked.authorization = authorization
+        try:
+            yield
+        finally:
+            self._asked.authorization = ""
 
     def init_metadata(self) -> dict[str, Any]:
         name = self._config.endpoint_name or self._config.source.name or "model"
@@ -89,8 +101,9 @@ class Component:
         path, body, tabular = self._call(message)
         deadline = self._deadline(_mapping(meta, "tags"))
         headers = {"X-Request-Id": request_id, "X-Domino-Deadline-Ms": str(int(deadline * 1000))}
-        if "Authorization" in request.headers:
-            headers["Authorization"] = request.headers["Authorization"]
+        authorization = request.headers.get("Authorization") if has_request_context() else self._asked.authorization
+        if authorization:
+            headers["Authorization"] = authorization
         self._enter(request_id, str(meta.get("puid", "")))
         try:
             status, raw = self._relay.post(

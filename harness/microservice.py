@@ -17,6 +17,7 @@ from .config import Config, read_config
 from .connection import Connection, NoConnection
 from .errors import LengthRequired, NotFound, Refusal, TooLarge
 from .log import Redaction, install, log
+from .messages import Messages
 from .opening import ending_the_start, open_microservice
 from .readiness import Readiness
 from .relay import Relay
@@ -52,9 +53,18 @@ def create_app(
     config: Config, component: Component, tokens: Tokens, readiness: Readiness, connection: NoConnection
 ) -> Any:
     """Return seldon-core's own application, closed to everybody but the gateway, its errors ours."""
-    from seldon_core import wrapper
+    from seldon_core import seldon_methods
 
     metrics = _metrics()
+    app = _application(config, component, tokens, readiness, connection, metrics)
+    return Messages(app, config, component, tokens, lambda message: seldon_methods.predict(component, message, metrics))
+
+
+def _application(
+    config: Config, component: Component, tokens: Tokens, readiness: Readiness, connection: NoConnection, metrics: Any
+) -> Any:
+    from seldon_core import wrapper
+
     app = wrapper.get_rest_microservice(component, metrics)
     app.json.sort_keys = False
     app.json.ensure_ascii = False

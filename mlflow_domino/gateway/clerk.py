@@ -31,6 +31,7 @@ class _Entry:
     change: Change[Any]
     then: Then
     durable: bool
+    written: Callable[[], object]
 
 
 class Clerk:
@@ -73,16 +74,20 @@ class Clerk:
         self.put(change, told)
         return future
 
-    def put(self, change: Change[Any], then: Then, *, durable: bool = True) -> None:
+    def put(
+        self, change: Change[Any], then: Then, *, durable: bool = True, written: Callable[[], object] = lambda: None
+    ) -> None:
         """Have a change written; `then` gets what it returns, or its error, when it is on disk.
 
         Parameters
         ----------
         durable : bool
             Whether it must outlive the machine. A lease need not: whoever holds it does not outlive it, either.
+        written : callable
+            Called when it is on disk, at once, in the clerk's own thread.
         """
         with self._changed:
-            self._changes.append(_Entry(change, then, durable))
+            self._changes.append(_Entry(change, then, durable, written))
             self._changed.notify()
 
     def end(self, timeout_s: float) -> None:
@@ -130,6 +135,8 @@ class Clerk:
             else:
                 if pause_s:
                     self._say("the queue of predictions can be used again")
+                for entry in taken:
+                    entry.written()
                 return results
 
     def _turn(self, connection: sa.Connection, changes: list[Change[Any]]) -> list[Any]:

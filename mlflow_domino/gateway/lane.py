@@ -217,7 +217,8 @@ class Lane:
 
         def then(answered: Answered | Unreached | Broken) -> None:
             run.replica.flying -= 1
-            if self._running.pop(lease.id, None) is not None:
+            if self._running.get(lease.id) is run:  # a database that crashed may have forgotten this lease
+                del self._running[lease.id]
                 self._store(lease, self._judged(run, answered))
             self._pump()
 
@@ -291,11 +292,10 @@ class Lane:
         def stored(_result: object, error: Exception | None) -> None:
             if self._storing.get(lease.id) == lease.fence:
                 del self._storing[lease.id]
-            say_ended(lease.id)
             if error is not None:
                 raise error
 
-        self._clerk.put(change, stored)
+        self._clerk.put(change, stored, written=lambda: say_ended(lease.id))
 
     async def _stop(self, run: _Run) -> None:
         if not await seldon.stop(run.replica.address, self._token(), run.lease.id):

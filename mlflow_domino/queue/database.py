@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -24,6 +25,8 @@ Work = Callable[[sa.Connection], T]
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {}
 _PATIENCE_S = 10
 _READERS = 16
+#: A connection to a server that was used later than this is there still, or the failure is the caller's to see.
+_RESTED_S = 1.0
 #: Transactions that are joined into one at most; each waits for all of them.
 _JOINED = 64
 _POSTGRESQL = {
@@ -136,6 +139,8 @@ class Database:
         """
         if not self.sqlite:
             with self._reported(), self._engine.begin() as connection:
+                if not durable:
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
                 return work(connection)
         job = _Job(work, durable)
         self._waiting.append(job)
@@ -276,11 +281,25 @@ def _postgresql(url: sa.URL) -> sa.Engine:
     except ImportError:
         raise Unsupported("A queue in PostgreSQL needs its driver: pip install 'mlflow-domino[postgresql]'.") from None
     named = {key: value for key, value in _POSTGRESQL.items() if key not in url.query}
-    return sa.create_engine(
+    engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_size=_READERS,
         max_overflow=0,
         pool_timeout=_PATIENCE_S,
-        pool_pre_ping=True,
         connect_args=named,
     )
+
+    def returned(_connection: Any, record: Any) -> None:
+        record.info["rests_since"] = time.monotonic()
+
+    def taken(connection: Any, record: Any, _proxy: Any) -> None:
+        """Try a connection that has rested, as the pool itself would try each one each time."""
+        if time.monotonic() - record.info.get("rests_since", time.monotonic()) > _RESTED_S:
+            try:
+                engine.dialect.do_ping(connection)
+            except engine.dialect.loaded_dbapi.Error as error:
+                raise sa.exc.InvalidatePoolError from error
+
+    sa.event.listen(engine, "checkin", returned)
+    sa.event.listen(engine, "checkout", taken)
+    return engine
