@@ -76,6 +76,8 @@ def render(out: Output, folder: Path, name: str) -> None:
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, "utf-8")
+    if "HASH-OF-THE-CONTENT" in files["gateway.yaml"]:
+        out.say("note: no image is named; `gateway image` makes one and writes its name, for --image")
     out.answer("\n".join(str(folder / file) for file in files), {"folder": str(folder), "files": list(files)})
 
 
