@@ -94,9 +94,9 @@ class Predictions:
         return self._call("POST", f"{_path(prediction_id)}/retry")
 
     def depth(self) -> dict[str, Any]:
-        """Return how much waits and runs, and since when."""
-        document: dict[str, Any] = self._call("GET", "?depth=true&limit=1", timeout_s=_ASK_S)["depth"]
-        return document
+        """Return how much waits and runs, and since when; and what became of all before, by its counters."""
+        document = self._call("GET", "?depth=true&limit=1", timeout_s=_ASK_S)
+        return {**document["depth"], **document.get("counts", {})}
 
     def _call(self, method: str, path: str, *, timeout_s: float = _TIMEOUT_S, **more: Any) -> dict[str, Any]:
         return send(method, self._url + path, self._token, timeout_s=timeout_s, **more)

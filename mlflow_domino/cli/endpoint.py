@@ -86,6 +86,7 @@ def show_endpoint(out: Output, controller: Controller, view: EndpointView) -> No
             ("Source", documents.describe_source(current.version) if current else None),
             ("Replicas", _replicas(view)),
             ("Queue", _queue(told)),
+            ("Predictions", _ended(told)),
             ("Python", current.version.artifact.python_version if current and current.version.artifact else None),
             ("Notes", "\n".join(current.version.artifact.notes) if current and current.version.artifact else None),
             ("Settings", "\n".join(f"{k}={_plain(v)}" for k, v in changed.items())),
@@ -262,6 +263,18 @@ def _queue(told: dict[str, Any]) -> str | None:
         return None
     age = f", oldest {depth['oldest_age_s']:.0f} s" if depth["oldest_age_s"] is not None else ""
     return f"{depth['queued'] + depth['delayed']} wait{age}, {depth['running']} run"
+
+
+def _ended(told: dict[str, Any]) -> str | None:
+    """Say what became of predictions so far; None where nobody knows, or there were none."""
+    counts = told.get("queue") or {}
+    words = {
+        "succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled", "expired": "expired in the queue",
+        "retried": "runs repeated", "webhook_failures": "calls of webhooks failed",
+    }  # fmt: skip
+    parts = [f"{counts[name]} {word}" for name, word in words.items() if counts.get(name)]
+    mean_s = counts.get("mean_time_in_queue_s")
+    return ", ".join([*parts, *([f"{mean_s:.2g} s in the queue on average"] if mean_s is not None else [])]) or None
 
 
 def _replicas(view: EndpointView) -> str | None:

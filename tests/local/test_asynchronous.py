@@ -219,6 +219,7 @@ def test_the_command_line_lists_shows_and_repeats(made: EndpointView, deployment
     assert run("predictions", "show", "queued", "nothing")[0] == 2
     assert "0 wait" in run("status")[1]
     assert json.loads(run("status", "--json")[1])["endpoints"][0]["queue"]["running"] == 0
+    assert "1 succeeded, 2 failed, " in run("status", "queued")[1]
     assert run("predict", "queued", "-d", '{"parameters": {"x": 3}}')[0] == 0
 
 
