@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 
 from mlflow_domino import tree
+from mlflow_domino.builder import builder_of
 from mlflow_domino.controller import Controller
+from mlflow_domino.data_planes.assembly import images_of
 from mlflow_domino.disk import size_of
 from mlflow_domino.environment import Environments
 from mlflow_domino.errors import Conflict, DominoError
@@ -94,10 +96,22 @@ def carry_out(controller: Controller, items: Sequence[Item], say: Callable[[str]
                 Environments(controller.home).remove(item.path.name)
             elif item.kind == "image":
                 controller.plane.remove_leftover(item.name)
+            elif item.kind == "folder":
+                _forget_images(item.path)
+                tree.remove(item.path)
             else:
                 tree.remove(item.path)
         except (DominoError, OSError) as error:
             say(f"{item.kind} {item.name} stays: {error}")
+
+
+def _forget_images(folder: Path) -> None:
+    """Remove the images that were made of a version which no record knows."""
+    names = images_of(folder)
+    if names:
+        builder = builder_of()
+        for name in names:
+            builder.remove_image(name)
 
 
 def readable(size: int) -> str:

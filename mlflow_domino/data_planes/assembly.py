@@ -29,7 +29,7 @@ from mlflow_domino.models import Artifact, Version
 if TYPE_CHECKING:
     from mlflow_domino.environment import Environments
 
-__all__ = ["Assembly", "recipes", "working_folder"]
+__all__ = ["Assembly", "images_of", "recipes", "working_folder"]
 
 #: File of a version's folder.
 _NAMES = "images.json"
@@ -40,6 +40,11 @@ def recipes(settings: Settings) -> dict[str, str]:
     """Return the Dockerfiles of a version's images, by their names."""
     names = ("seldon", "packages", "endpoint") if settings.is_async else ("packages", "endpoint")
     return {f"dockerfiles/{name}/Dockerfile": dockerfile(name) for name in names}
+
+
+def images_of(folder: Path) -> list[str]:
+    """Return the names of images that were written down in a version's folder."""
+    return read_json(folder / _NAMES) or []
 
 
 def working_folder(version: Version) -> str:
@@ -141,7 +146,7 @@ class Assembly:
 
     def _names(self, version: Version) -> list[str]:
         """Return the names that an image of a version has been given here."""
-        return read_json(self._home.version(version.id) / _NAMES) or []
+        return images_of(self._home.version(version.id))
 
     def _note(self, version: Version, name: str) -> None:
         """Write a name down before the image has it: of a build that is killed there is no other record."""
@@ -216,7 +221,7 @@ class Assembly:
         """Return the image for the Python that the version wants."""
         from mlflow_domino.environment import python_wanted
 
-        return self._base_image.format(python=python_wanted(model, version.settings))
+        return self._base_image.replace("{python}", python_wanted(model, version.settings))
 
     def _version_image(
         self, version: Version, packages: str, path: Path, harness: str, seldon_python: str, log: Log

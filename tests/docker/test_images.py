@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import subprocess
 import time
@@ -213,3 +214,17 @@ def test_packages_that_anything_else_is_built_on_are_none_that_nobody_needs(
     for name in (own, upper):
         engine.remove_image(name)
     assert lower in unused()
+
+
+def test_an_image_of_a_version_that_no_record_knows_goes_with_its_folder(
+    deployment: Deployment, engine: Engine, image: Made
+) -> None:
+    left = image("left", "FROM scratch\nCOPY file /file", file="x")
+    folder = deployment.home.version("f" * 24)
+    folder.mkdir(parents=True)
+    (folder / "images.json").write_text(json.dumps([left]))
+    items = [i for i in prune.plan(deployment.controller, older_than_s=0) if i.path == folder]
+    assert [item.kind for item in items] == ["folder"]
+    prune.carry_out(deployment.controller, items, print)
+    assert not folder.exists()
+    assert engine.image(left) is None
