@@ -68,6 +68,10 @@ class Caller:
         eventually(look, within=within, every=0.1)
         return found
 
+    def begun(self, prediction_id: str, *, within: float = 60) -> None:
+        """Wait until a model is at a prediction; one that has only just been leased may still be given back."""
+        eventually(lambda: (self.poll(prediction_id, details=True)["time_running_ms"] or 0) > 1000, within=within)
+
     def _call(self, method: str, path: str, within: float, **options: Any) -> requests.Response:
         deadline = time.monotonic() + within
         while True:

@@ -87,7 +87,7 @@ def test_work_that_takes_longer_than_the_drain_is_run_again_by_the_new_version(
 ) -> None:
     deployment.update("queued", drain_s=1)
     long = caller.submit(x=1, s=300)
-    eventually(lambda: caller.poll(long, details=True)["phase"] == "running")
+    caller.begun(long)
     code = MODEL.replace("time.sleep(s)", "time.sleep(0)")
     deployment.update("queued", deployment.project(tmp_path / "2", code, VERSION=2))
     assert caller.ended(long)["result"]["version"] == 2  # the number that the project gives itself
