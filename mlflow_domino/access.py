@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from mlflow_domino import secret
 from mlflow_domino.data_planes.base import DataPlane
-from mlflow_domino.errors import AlreadyExists, DominoError, InvalidInput, NotFound
+from mlflow_domino.errors import AlreadyExists, DominoError, Expired, InvalidInput, NotFound, Unavailable, Unreachable
 from mlflow_domino.home import Home
 from mlflow_domino.models import Endpoint, Token, new_id
 from mlflow_domino.store import Records
@@ -64,12 +64,19 @@ class Access:
             try:
                 # Replicas first: killed in between, we leave a token that is listed, never one that only they know.
                 self._put(endpoint, [t for t in known if t not in ended])
-            finally:
-                caller = secret.read_caller(self._home, endpoint.id)
-                for one in ended:
-                    self._records.remove_token(one.id)
-                    if caller and secret.digest(caller) == one.sha256:
-                        self._home.caller_token(endpoint.id).unlink(missing_ok=True)
+            except Unavailable as error:
+                # Written, and not every replica has it yet: it is on its way. What was not written is listed still.
+                if not isinstance(error, (Unreachable, Expired)):
+                    self._forget(endpoint, ended)
+                raise
+            self._forget(endpoint, ended)
+
+    def _forget(self, endpoint: Endpoint, tokens: Sequence[Token]) -> None:
+        caller = secret.read_caller(self._home, endpoint.id)
+        for one in tokens:
+            self._records.remove_token(one.id)
+            if caller and secret.digest(caller) == one.sha256:
+                self._home.caller_token(endpoint.id).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _changing(self, endpoint: Endpoint) -> Iterator[None]:

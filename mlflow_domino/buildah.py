@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from mlflow_domino.builder import Builder, Image, Log, moment, not_pulled, refused, unpack
-from mlflow_domino.errors import EnvironmentFailed, Failed, NotFound, Unavailable
+from mlflow_domino.errors import DominoError, EnvironmentFailed, Failed, NotFound, Unavailable
 from mlflow_domino.holder import dead, holder
 
 __all__ = ["Buildah"]
@@ -178,7 +178,8 @@ class Buildah(Builder):
         for left in json.loads(self._said("containers", "--json") or "[]") or ():
             name = str(left.get("containername", ""))
             if name.startswith(_OURS) and dead(name.removeprefix(_OURS)):
-                self._said("rm", name)
+                with contextlib.suppress(DominoError):  # another command is about to remove it, too
+                    self._said("rm", name)
         made = self._said("from", "--pull-never", "--name", f"{_OURS}{holder()}", self._known(image)).strip()
         try:
             yield made

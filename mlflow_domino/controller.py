@@ -186,7 +186,7 @@ class Controller:
         endpoint = self._find(name)
         self._rollout.up()
         with self._journal.changing(endpoint.id, "rollback") as endpoint:
-            if number is None and endpoint.previous is None:
+            if number is None and endpoint.previous not in {v.id for v in self.records.versions(endpoint.id)}:
                 raise InvalidInput(f"Endpoint {name!r} has no earlier version to go back to.")
             version = self._version(endpoint, number=number, version_id=endpoint.previous if number is None else None)
             self._ensure_running(endpoint, version)

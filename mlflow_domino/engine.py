@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlflow_domino.builder import Builder, Image, Log, moment, not_pulled, refused, split, unpack
-from mlflow_domino.errors import EnvironmentFailed, Failed, NotFound, Unavailable, Unsupported
+from mlflow_domino.errors import DominoError, EnvironmentFailed, Failed, NotFound, Unavailable, Unsupported
 from mlflow_domino.holder import dead, holder
 
 __all__ = ["Engine"]
@@ -218,7 +218,8 @@ class Engine(Builder):
         """Make a container without a network, and remove it, with those that killed commands left."""
         for left in self._api.containers(all=True, filters={"label": _HOLDER}):
             if dead(left["Labels"][_HOLDER]):
-                self.remove(left["Id"])
+                with contextlib.suppress(DominoError):  # another command is about to remove it, too
+                    self.remove(left["Id"])
         made: str = self._api.create_container(
             image, entrypoint=[command[0]], command=list(command[1:]), user=user or None, network_disabled=True,
             host_config=self._api.create_host_config(binds=list(binds)), labels={_HOLDER: holder()},

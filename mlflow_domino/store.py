@@ -193,7 +193,7 @@ class SqliteRecords(Records):
     ) -> None:
         self._home = home
         self._path = path = home.database
-        self._engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
+        self._engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=sa.NullPool)
         sa.event.listen(self._engine, "connect", _configure)
         with self._begin() as connection:
             # Several commands may open a new file at once; and a migration is done whole, or not at all.

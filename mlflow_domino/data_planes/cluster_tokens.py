@@ -73,10 +73,14 @@ class ClusterTokens:
 
     def ensure(self, endpoint: Endpoint, version: Version) -> None:
         """Have the file of tokens be there, without which pods do not start, and what gateways need beside."""
-        found = self._read(tokens_name(endpoint.id)).get(_FILE)
-        content = found or self._write(endpoint, self._records.tokens(endpoint.id))
-        if version.settings.is_async and digests_key(endpoint.id) not in self._read(GATEWAY_TOKENS):
-            self._put(GATEWAY_TOKENS, labels("gateway"), {digests_key(endpoint.id): content})
+        if self._is_there(endpoint, version):
+            return
+        # Whoever makes or revokes a token at this moment has a list that is newer than what we read.
+        with self._records.lock(f"tokens-{endpoint.id}"):
+            found = self._read(tokens_name(endpoint.id)).get(_FILE)
+            content = found or self._write(endpoint, self._records.tokens(endpoint.id))
+            if version.settings.is_async and digests_key(endpoint.id) not in self._read(GATEWAY_TOKENS):
+                self._put(GATEWAY_TOKENS, labels("gateway"), {digests_key(endpoint.id): content})
 
     def forget(self, endpoint: Endpoint) -> None:
         """Take away what gateways have of an endpoint."""
@@ -98,6 +102,11 @@ class ClusterTokens:
         return {endpoint.id: self.own(endpoint) for endpoint in world.endpoints}
 
     # ---- inside ------------------------------------------------------------------------------------------------------
+
+    def _is_there(self, endpoint: Endpoint, version: Version) -> bool:
+        return _FILE in self._read(tokens_name(endpoint.id)) and (
+            not version.settings.is_async or digests_key(endpoint.id) in self._read(GATEWAY_TOKENS)
+        )
 
     def _write(self, endpoint: Endpoint, tokens: Sequence[Token]) -> str:
         """Write what pods read, and return it."""

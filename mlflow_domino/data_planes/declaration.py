@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import ipaddress
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -225,6 +227,12 @@ def _is_file(value: Any) -> bool:
     return isinstance(value, str) and Path(value).is_absolute() and Path(value).is_file()
 
 
+def _is_ip(value: Any) -> bool:
+    with contextlib.suppress(ValueError):
+        return isinstance(value, str) and (value == "localhost" or bool(ipaddress.ip_address(value)))
+    return False
+
+
 def _is_limit(value: Any) -> bool:
     """Whether it is a number of bytes up to what the gateway takes for its own application."""
     return type(value) is int and 1024 <= value <= 1 << 20
@@ -232,7 +240,7 @@ def _is_limit(value: Any) -> bool:
 
 _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "kind": (f"one of {', '.join(_KINDS)}", lambda v: v in _KINDS),
-    "address": ("an IP address or host name", lambda v: isinstance(v, str) and re.fullmatch(r"[0-9A-Za-z.:-]{1,253}", v) is not None),
+    "address": ("an IP address such as 127.0.0.1 or 0.0.0.0", _is_ip),
     "port": ("a number from 1 to 65535", lambda v: type(v) is int and 1 <= v <= 65535),
     "url": ("a URL", lambda v: isinstance(v, str) and re.fullmatch(r"https?://[^\s/]+/?", v) is not None),
     "base_image": ("an image's name, {python} in place of 3.11", lambda v: isinstance(v, str) and re.fullmatch(r"[\w./:@{}-]{1,255}", v) is not None),

@@ -244,7 +244,7 @@ class DockerDataPlane(MachineDataPlane):
             if version.artifact is None:
                 raise
             folder.chmod(0o777)
-            empty = ["/bin/sh", "-c", f"rm -rf {STATUS}/*"]
+            empty = ["/bin/sh", "-c", f"rm -rf {STATUS}/* {STATUS}/.[!.]* {STATUS}/..?*"]
             self.engine.run(version.artifact.environment, empty, user=str(UID), folders={str(folder): STATUS})
             tree.remove(folder)
 

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from mlflow_domino.errors import Unavailable
+from mlflow_domino.invocation import proxies
 from mlflow_domino.queue.database import Database
 from mlflow_domino.queue.queue import Queue
 
@@ -73,7 +74,7 @@ def _ask(url: str, token: str) -> tuple[int, str]:
         return request
 
     try:
-        answer = requests.delete(url, auth=authorize, timeout=(10.0, _CALL_S))
+        answer = requests.delete(url, auth=authorize, proxies=proxies(url), timeout=(10.0, _CALL_S))
     except requests.RequestException as error:
         return 0, type(error).__name__
     try:

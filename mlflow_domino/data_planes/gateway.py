@@ -234,9 +234,4 @@ def _generation() -> int:
 
 
 def _ip(address: str) -> str:
-    if address == "localhost":
-        return "127.0.0.1"
-    try:
-        return str(ipaddress.ip_address(address))
-    except ValueError:
-        raise InvalidInput(f"address = {address!r}: an IP address is wanted, such as 127.0.0.1 or 0.0.0.0.") from None
+    return "127.0.0.1" if address == "localhost" else str(ipaddress.ip_address(address))

@@ -6,6 +6,7 @@ The queue's URL may hold a password: it is in the configuration of whoever decla
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 
@@ -14,7 +15,7 @@ from mlflow_domino.cluster import Cluster
 from mlflow_domino.data_planes.declaration import Declaration
 from mlflow_domino.data_planes.installation import gateway_secret
 from mlflow_domino.data_planes.manifests import Place
-from mlflow_domino.errors import Conflict
+from mlflow_domino.errors import AlreadyExists, Conflict
 from mlflow_domino.home import Home
 from mlflow_domino.labels import GATEWAY
 
@@ -48,11 +49,13 @@ class Vault:
         str
             Something that changes with the queue, and tells nothing of it; empty where there is none.
         """
-        values = self._values()
-        values.setdefault(_TOKEN, secret.new_token())
+        place = Place(self._cluster.namespace, self._declaration.pull_secret)
+        token = secret.new_token()
+        with contextlib.suppress(AlreadyExists):  # of two who install at once one has made the token
+            self._cluster.create(gateway_secret(place, {_TOKEN: token}))
+        values = {_TOKEN: token, **self._values()}
         if self._declaration.queue:
             values[_QUEUE] = self._declaration.queue
-        place = Place(self._cluster.namespace, self._declaration.pull_secret)
         self._cluster.apply(gateway_secret(place, values))
         if _QUEUE not in values:
             return ""

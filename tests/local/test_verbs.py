@@ -9,7 +9,15 @@ import pytest
 
 from mlflow_domino.controller import Controller
 from mlflow_domino.data_planes.local import LocalDataPlane
-from mlflow_domino.errors import EnvironmentFailed, Failed, GatewayFailed, StartFailed
+from mlflow_domino.errors import (
+    EnvironmentFailed,
+    Failed,
+    GatewayFailed,
+    InvalidInput,
+    StartFailed,
+    Unavailable,
+    Unreachable,
+)
 from mlflow_domino.home import Home
 from mlflow_domino.models import Endpoint, Operation, Status, Version
 from tests.conftest import eventually
@@ -52,6 +60,36 @@ def test_a_create_that_fails_before_there_is_a_version_leaves_no_settings_for_th
     assert "late" not in {v.endpoint.name for v in deployment.controller.endpoints()}
     view = deployment.create("late", deployment.project(tmp_path / "p", ECHO, VALUE=1))
     assert view.endpoint.settings.workers == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "listed"),
+    [(Unreachable("It does not answer."), True), (OSError("disk full"), True), (Unavailable("One is slow."), False)],
+    ids=["unreachable", "disk full", "on its way"],
+)
+def test_a_token_whose_end_was_not_written_is_listed_still(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, listed: bool
+) -> None:
+    view = deployment.create("closing", deployment.project(tmp_path / "p", ECHO, VALUE=1))
+    deployment.controller.create_token("closing", "second")
+
+    def put_tokens(*_arguments: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched, pytest.raises(type(error)):
+        patched.setattr(LocalDataPlane, "put_tokens", put_tokens)
+        deployment.controller.revoke_token("closing", "second")
+    assert ("second" in {t.name for t in deployment.controller.tokens("closing")}) == listed
+    assert deployment.call(view, {"data": {}}).status_code == 200
+
+
+def test_a_rollback_to_what_was_pruned_is_refused(deployment: Deployment, tmp_path: Path) -> None:
+    project = deployment.project(tmp_path / "p", ECHO, VALUE=1)
+    deployment.create("kept", project)
+    deployment.update("kept", project, keep_versions=1)
+    deployment.controller.records.remove_version(deployment.controller.endpoint("kept").endpoint.previous or "")
+    with pytest.raises(InvalidInput, match="no earlier version"):
+        deployment.controller.rollback("kept")
 
 
 def test_replicas_that_do_not_start_change_neither_records_nor_routes(deployment: Deployment, tmp_path: Path) -> None:
