@@ -121,6 +121,8 @@ class AsyncEndpoint:
         Where its replicas take Seldon messages.
     limit : int
         Predictions that a replica runs at once.
+    drain_s : float
+        What runs on another version than `version` is run again after so long.
     """
 
     endpoint_id: str
@@ -134,6 +136,7 @@ class AsyncEndpoint:
     keep_s: float
     max_attempts: int
     max_queued: int
+    drain_s: float
 
     def __post_init__(self) -> None:
         for address in self.addresses:

@@ -100,6 +100,7 @@ class Lane:
         """Send to the replicas that there are now; what runs on others goes on there."""
         if endpoint.version != self._endpoint.version:
             self._give_back()
+            asyncio.get_running_loop().call_later(endpoint.drain_s, self._cut_off)
         self._endpoint, self._max_result = endpoint, max_result
         self._replicas = {a: self._replicas.get(a) or _Replica(a) for a in endpoint.addresses}
         self.ring()
@@ -119,7 +120,7 @@ class Lane:
         for lease in self._ready:
             if lease.id == prediction_id:
                 self._ready.remove(lease)
-                self._store(lease, _finish(lease, _CANCELLED, self._keep_ms))
+                self._store(lease, _finish(lease, _CANCELLED_BEFORE, self._keep_ms))
                 return
 
     def drop(self, prediction_id: str) -> None:
@@ -227,7 +228,7 @@ class Lane:
     def _token(self) -> str:
         """Return the gateway's own token; it stays the same for an endpoint's life."""
         if not self._secret:
-            with contextlib.suppress(OSError):  # the replica will say that it is not ready
+            with contextlib.suppress(OSError, ValueError):  # the replica will say that it is not ready
                 self._secret = Path(self._endpoint.token).read_text("ascii").strip()
         return self._secret
 
@@ -302,6 +303,22 @@ class Lane:
             run.cancelled = False
             await self._clerk.do(lambda turn: turn.keep_running(run.lease))
 
+    def _cut_off(self) -> None:
+        """Have run again what still runs on another version than the one that there is now.
+
+        Whoever ended that version's replicas cannot always do it at once: a pod that leaves finishes its requests.
+        """
+        for run in self._running.values():
+            if run.version != self._endpoint.version and run.begun <= time.monotonic() - self._endpoint.drain_s:
+                self._begin(self._cut(run))
+
+    async def _cut(self, run: _Run) -> None:
+        if await seldon.stop(run.replica.address, self._token(), run.lease.id):
+            return  # its answer comes, and says that it was lost
+        if self._running.get(run.lease.id) is run:
+            del self._running[run.lease.id]
+            self._store(run.lease, self._lost(run, "an update ended it"))
+
     async def _end_earlier(self, run: _Run) -> None:
         await seldon.stop(run.replica.address, self._token(), run.lease.id)
 
@@ -337,6 +354,7 @@ class Lane:
 
 
 _CANCELLED = Outcome(State.CANCELLED, errors=("cancelled while it ran",))
+_CANCELLED_BEFORE = Outcome(State.CANCELLED, errors=("cancelled before it ran",))
 
 
 def _finish(lease: Lease, outcome: Outcome, keep_ms: int, ran_ms: int | None = None) -> Change:

@@ -31,7 +31,7 @@ from mlflow_domino.gateway.submissions import Limits, parse, wait_of
 from mlflow_domino.gateway.told import brief, counted, detailed
 from mlflow_domino.gateway.wake import Waiter, ring
 from mlflow_domino.models import valid_id
-from mlflow_domino.queue.prediction import State, begun_ms, now_ms
+from mlflow_domino.queue.prediction import State, Submission, begun_ms, now_ms
 
 if TYPE_CHECKING:
     from mlflow_domino.queue.queue import Queue
@@ -111,17 +111,7 @@ class Predictions:
         except InvalidInput as error:
             raise Refusal(400, "INVALID_INPUT", error.message) from None
         queue = self._queue(inventory)
-        if self._depths.full(queue, endpoint):
-            raise Refusal(
-                429,
-                "TOO_MANY_REQUESTS",
-                f"{endpoint.max_queued} predictions wait already (async_max_queued)",
-                Retry_After="10",
-            )
-        try:
-            prediction_id, replayed = queue.submit(submission)
-        except Conflict as error:
-            raise Refusal(409, "KEY_REUSED", error.message) from None
+        prediction_id, replayed = self._accepted(queue, endpoint, submission)
         if not replayed and inventory.queue:
             ring(inventory.queue.wake, endpoint_id)
         wait_s = wait_of(request.headers.get("Prefer", ""))
@@ -258,7 +248,10 @@ class Predictions:
             raise Refusal(503, "NOT_READY", "this gateway has no queue of predictions", Retry_After="5")
         known = self._known
         if known is None or known[0] is not access:
-            url = Path(access.database).read_text("utf-8").strip()
+            try:
+                url = Path(access.database).read_text("utf-8").strip()
+            except (OSError, ValueError):  # it is being replaced, or was taken away
+                raise Refusal(503, "NOT_READY", "the queue of predictions is not known", Retry_After="5") from None
             with self._opening:
                 known = self._known = access, self._queues.get(url) or self._open(url)
         return known[1]
@@ -269,6 +262,19 @@ class Predictions:
 
         self._queues[url] = Queue(Database(url))
         return self._queues[url]
+
+    def _accepted(self, queue: Queue, endpoint: AsyncEndpoint, submission: Submission) -> tuple[str, bool]:
+        """Return a prediction's id, and whether it was accepted before: one that was is no longer one too many."""
+        try:
+            if not self._depths.full(queue, endpoint):
+                return queue.submit(submission)
+            earlier = queue.earlier(submission)
+        except Conflict as error:
+            raise Refusal(409, "KEY_REUSED", error.message) from None
+        if earlier is None:
+            reason = f"{endpoint.max_queued} predictions wait already (async_max_queued)"
+            raise Refusal(429, "TOO_MANY_REQUESTS", reason, Retry_After="10")
+        return earlier, True
 
     def _await(self, queue: Queue, endpoint_id: str, prediction_id: str, wait_s: float) -> Poll | None:
         """Return a prediction; when it has ended or the time is over, where a thread is free to wait."""
@@ -289,16 +295,12 @@ class Predictions:
 
     def _await_cancel(self, queue: Queue, endpoint_id: str, prediction_id: str) -> State:
         """Return what became of a running prediction: `QUEUED` stands for one that is still being stopped."""
-        deadline = time.monotonic() + _CANCEL_S
-        while True:
-            found = queue.get(endpoint_id, prediction_id)
-            if found is None or found.state.status != "queued":
-                return State.CANCELLED if found is None else found.state
-            if not found.cancel:
-                return State.RUNNING
-            if time.monotonic() > deadline:
-                return State.QUEUED
-            time.sleep(_LOOK_S / 2)
+        if not self._waiters.acquire(blocking=False):  # the other threads are for those who do not wait
+            return State.QUEUED
+        try:
+            return _state_after(queue, endpoint_id, prediction_id, _CANCEL_S)
+        finally:
+            self._waiters.release()
 
 
 class _Depths:
@@ -319,6 +321,19 @@ class _Depths:
             with self._lock:
                 self._known[endpoint.endpoint_id] = time.monotonic(), depth + 1
         return depth >= endpoint.max_queued
+
+
+def _state_after(queue: Queue, endpoint_id: str, prediction_id: str, within_s: float) -> State:
+    deadline = time.monotonic() + within_s
+    while True:
+        found = queue.get(endpoint_id, prediction_id)
+        if found is None or found.state.status != "queued":
+            return State.CANCELLED if found is None else found.state
+        if not found.cancel:
+            return State.RUNNING
+        if time.monotonic() > deadline:
+            return State.QUEUED
+        time.sleep(_LOOK_S / 2)
 
 
 def _body(limit: int) -> bytes:

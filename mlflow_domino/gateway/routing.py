@@ -129,6 +129,7 @@ def _async_endpoint(
         limit=settings.workers * settings.threads,
         timeout_s=settings.async_timeout_s,
         keep_s=settings.async_keep_s,
+        drain_s=endpoint.settings.drain_s,
         max_attempts=settings.async_max_attempts,
         max_queued=settings.async_max_queued,
     )

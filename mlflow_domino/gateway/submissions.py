@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import re
 import urllib.parse
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_domino.errors import InvalidInput
+from mlflow_domino.gateway.webhook import is_public
 from mlflow_domino.queue.prediction import PRIORITIES, Submission, Webhook
 
 __all__ = ["LONGEST_WAIT_S", "Limits", "parse", "wait_of"]
@@ -162,7 +162,7 @@ def _check_url(url: Any, *, private: bool) -> None:
     if private:
         return
     try:
-        public = ipaddress.ip_address(host).is_global
+        public = is_public(host)
     except ValueError:
         public = host != "localhost" and not host.endswith(".localhost")
     if not public:

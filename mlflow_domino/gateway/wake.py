@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mlflow_domino.home import write_text
 
-__all__ = ["FINISH", "LOOK", "acknowledge", "follow", "hang_bell", "ring"]
+__all__ = ["FINISH", "LOOK", "Waiter", "acknowledge", "follow", "hang_bell", "ring", "say_ended"]
 
 #: Says that the inventory has changed.
 LOOK = "look"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from mlflow_domino import __version__
 from mlflow_domino.queue.prediction import Delivery
 
-__all__ = ["Told", "tell"]
+__all__ = ["Told", "is_public", "tell"]
 
 _CONNECT_S = 10.0
 _WHOLE_S = 30.0
@@ -137,12 +137,13 @@ def _shut(connected: socket.socket) -> None:
 def _resolve(host: str, port: int, *, private: bool) -> str:
     """Return one address of a name, of which none leads into this network."""
     found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    if not private and not all(_is_public(address) for address in found):
+    if not private and not all(is_public(address) for address in found):
         raise _Forbidden(f"{host} has a private address; webhook_private of the data plane allows that")
     return found[0]
 
 
-def _is_public(text: str) -> bool:
+def is_public(text: str) -> bool:
+    """Whether an address leads out of this network; ValueError for what is no address."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         if address in _TRANSLATED:

@@ -50,10 +50,8 @@ def claim(connection: sa.Connection, at_ms: int, limit: int, *, busy: Iterable[s
 
 
 def delivered(connection: sa.Connection, delivery: Delivery, at_ms: int) -> None:
-    """Note that a webhook was told; its secret is needed no more."""
-    _change(
-        connection, delivery, {"state": "succeeded", "due_ms": None, "changed_ms": at_ms, "reason": None, "secret": ""}
-    )
+    """Note that a webhook was told; its secret stays, since a prediction that is run again tells it again."""
+    _change(connection, delivery, {"state": "succeeded", "due_ms": None, "changed_ms": at_ms, "reason": None})
 
 
 def undelivered(connection: sa.Connection, delivery: Delivery, reason: str, at_ms: int, *, again: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -96,6 +97,24 @@ class Queue:
             return prediction_id, False
 
         return self._database.write(work)
+
+    def earlier(self, submission: Submission) -> str | None:
+        """Return the prediction that was accepted under the same key, None where there is none.
+
+        Raises
+        ------
+        Conflict
+            The key was used for another request.
+        """
+        if not submission.key:
+            return None
+        same = (keys.c.endpoint_id == submission.endpoint_id) & (keys.c.key == submission.key)
+
+        def work(connection: sa.Connection) -> str | None:
+            known = connection.execute(sa.select(keys).where(same)).one_or_none()
+            return None if known is None else _same(known, submission)
+
+        return self._database.read(work)
 
     def get(self, endpoint_id: str, prediction_id: str) -> Prediction | None:
         """Return a prediction of the endpoint's, None where there is none."""
@@ -331,6 +350,11 @@ def _keyed(connection: sa.Connection, submission: Submission, prediction_id: str
     known = connection.execute(sa.select(keys).where(same)).one()
     if known.prediction_id == prediction_id:
         return None
+    return _same(known, submission)
+
+
+def _same(known: Any, submission: Submission) -> str:
+    """Return the prediction of a key, if the request is the same."""
     if known.digest != submission.digest:
         raise Conflict("This Idempotency-Key was used for another request.")
     return str(known.prediction_id)

@@ -136,8 +136,12 @@ def test_a_stopped_endpoint_takes_nothing_and_still_tells(api: Gateway) -> None:
 
 def test_a_full_queue_says_so_and_takes_no_more(api: Gateway) -> None:
     api.publish(max_queued=3)
-    for _ in range(3):
+    key = {"Idempotency-Key": "first"}
+    first = api.call("POST", json={"parameters": {"x": 1}}, headers=key).json
+    for _ in range(2):
         api.submit(x=1)
+    assert api.call("POST", json={"parameters": {"x": 1}}, headers=key).json == first
+    assert error(api.call("POST", json={"parameters": {"x": 2}}, headers=key)) == (409, "KEY_REUSED")
     answer = api.call("POST", json={"parameters": {}})
     assert error(answer) == (429, "TOO_MANY_REQUESTS")
     assert "async_max_queued" in answer.json["error"]["message"]

@@ -71,9 +71,9 @@ def test_a_receiver_that_never_comes_to_an_end_is_given_up(
     ],
 )  # fmt: skip
 def test_an_address_that_leads_into_this_network_is_private_however_it_is_written(address: str) -> None:
-    assert not webhook._is_public(address)
+    assert not webhook.is_public(address)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2600::1", "64:ff9b::8.8.8.8"])
-def test_an_address_of_the_internet_is_public(address: str) -> None:
-    assert webhook._is_public(address)
+def test_an_address_of_the_internetis_public(address: str) -> None:
+    assert webhook.is_public(address)
