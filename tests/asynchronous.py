@@ -179,7 +179,7 @@ class Gateway:
     def publish(self, *stand_ins: StandIn, endpoint_id: str = E, **settings: Any) -> None:
         """Route an endpoint's predictions to replicas."""
         values: dict[str, Any] = {
-            "stopped": False, "version": 1, "limit": 2, "timeout_s": 60.0, "keep_s": 1000.0, "max_attempts": 3, "max_queued": 1000,
+            "stopped": False, "version": 1, "limit": 2, "timeout_s": 60.0, "keep_s": 1000.0, "max_attempts": 3, "max_queued": 1000, "drain_s": 600.0,
         }  # fmt: skip
         before = self.endpoints.get(endpoint_id)
         if before is not None:

@@ -217,6 +217,25 @@ def test_what_an_update_cuts_off_runs_again_on_the_new_version_without_a_strike(
         assert (found["status"], found["version"], len(found["attempts"])) == ("succeeded", 2, 1)
 
 
+@pytest.mark.parametrize("stoppable", [True, False])
+def test_what_takes_longer_than_the_drain_runs_again_though_the_old_replica_goes_on(
+    tmp_path: Path, stoppable: bool
+) -> None:
+    with gateway(tmp_path) as made:
+        old, new = made.stand_in("old"), made.stand_in("new")
+        old.stoppable = stoppable
+        new.released.set()
+        made.publish(old, max_attempts=1, drain_s=0.2)
+        made.dispatch()
+        prediction_id = made.submit(do="wait")
+        eventually(lambda: old.running)
+        made.publish(new, version=2)
+        found = made.ended(prediction_id)
+        assert (found["status"], found["version"], len(found["attempts"])) == ("succeeded", 2, 1)
+        old.released.set()
+        assert made.ended(prediction_id)["result"]["attempt"] == 2
+
+
 def test_a_killed_dispatchers_work_is_taken_over_at_once_and_its_late_answer_changes_nothing(served: Gateway) -> None:
     (replica,) = served.stand_ins
     prediction_id = served.submit(do="wait")
