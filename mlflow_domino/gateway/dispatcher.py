@@ -208,7 +208,7 @@ class Dispatcher:
         self._keep_ms = {endpoint_id: int(endpoint.keep_s * 1000) for endpoint_id, endpoint in wanted.items()}
         for endpoint_id in set(self._lanes) - set(wanted):
             lane = self._lanes.pop(endpoint_id)
-            lane.end()
+            lane.forget()
             self._leaving.append(lane)
         for endpoint_id, endpoint in wanted.items():
             if endpoint_id in self._lanes:

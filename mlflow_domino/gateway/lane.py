@@ -135,6 +135,11 @@ class Lane:
         self._replicas = {}
         self._give_back()
 
+    def forget(self) -> None:
+        """Send nothing more, and stop what runs when it has had its time: there is no such endpoint any more."""
+        self.end()
+        asyncio.get_running_loop().call_later(self._endpoint.drain_s, self._cut_off)
+
     def _give_back(self) -> None:
         """Return to the queue what was leased and not sent."""
         while self._ready:

@@ -334,6 +334,17 @@ def test_a_deleted_endpoint_leaves_nothing(served: Gateway) -> None:
     assert served.queue.counts()[E]["fenced"] == 0
 
 
+def test_what_runs_of_a_deleted_endpoint_is_stopped_when_it_has_had_its_time(served: Gateway) -> None:
+    (replica,) = served.stand_ins
+    replica.stoppable = True
+    served.publish(replica, drain_s=0.2)
+    served.submit(do="wait")
+    eventually(lambda: replica.running)
+    served.endpoints.clear()
+    served.write()
+    eventually(lambda: not replica.running)
+
+
 def test_old_predictions_are_removed(served: Gateway) -> None:
     served.publish(served.stand_ins[0], keep_s=1.0)
     ids = [served.submit(n=n) for n in range(3)]
