@@ -19,6 +19,12 @@ from typing import Any
 
 import psutil
 
+from mlflow_domino.gateway.inventory import read_inventory
+from mlflow_domino.gateway.wake import Waiter, ring
+from mlflow_domino.home import Home
+from mlflow_domino.queue.database import Database
+from mlflow_domino.queue.prediction import Submission, now_ms
+from mlflow_domino.queue.queue import Queue
 from tests.benchmarks.generator import Target, send_all
 from tests.benchmarks.servers import Domino, basic, environment, running
 from tests.conftest import free_port, processes_of
@@ -60,6 +66,10 @@ class Queued(abc.ABC):
     def one(self, count: int) -> list[float]:
         """Submit one after the other, and return the seconds until each answer."""
 
+    def straight(self, count: int) -> list[float]:
+        """Do the same as `one` by a library in the caller's process, without HTTP, tokens and a proxy."""
+        return self.one(count)
+
     def cpu_s(self) -> float:
         total = 0.0
         for process in self.processes():
@@ -73,6 +83,7 @@ class _Ours(Queued):
     url: str
     token: str
     processes: Callable[[], list[psutil.Process]]
+    home: Home
     _connection: http.client.HTTPConnection | None = field(default=None)
 
     @property
@@ -124,6 +135,23 @@ class _Ours(Queued):
             latencies.append(time.perf_counter() - began)
         return latencies
 
+    def straight(self, count: int) -> list[float]:
+        endpoint_id, latencies = self.url.rpartition("/")[2], []
+        wake = read_inventory(self.home.run / "gateway.json").queue.wake  # type: ignore[union-attr]
+        queue = Queue(Database(self.home.queue.read_text().strip()))
+        for n in range(count):
+            began = time.perf_counter()
+            one, _ = queue.submit(Submission(endpoint_id, json.dumps({"parameters": {"x": n}}), now_ms() + 3_600_000))
+            with Waiter(one) as waiter:
+                ring(wake, endpoint_id)
+                while (found := queue.poll(endpoint_id, one)) is not None and found[0].status == "queued":
+                    waiter.wait(0.1)
+            assert found is not None
+            assert json.loads(found[1] or "") == {"x": n}
+            latencies.append(time.perf_counter() - began)
+        queue.close()
+        return latencies
+
     def _call(self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None) -> Any:
         url = urllib.parse.urlsplit(self.url)
         if self._connection is None:
@@ -147,7 +175,7 @@ def ours(folder: Path, domino: Domino, *, model_s: float, workers: int, name: st
     view, token = domino.controller.create(
         name, str(project), {"file": "model.py", "is_async": True, "workers": workers}
     )
-    queue = _Ours(view.url, token, lambda: processes_of(domino.home))
+    queue = _Ours(view.url, token, lambda: processes_of(domino.home), domino.home)
     _until_answered(queue)
     yield queue
     if queue._connection is not None:
