@@ -12,6 +12,7 @@ import pytest
 from mlflow_domino.builder import builder_of
 from mlflow_domino.cluster import Cluster
 from mlflow_domino.controller import Controller
+from mlflow_domino.data_planes.fleet import runs
 from mlflow_domino.errors import DominoError
 from mlflow_domino.home import Home
 from mlflow_domino.labels import GATEWAY_TOKENS, KIND, MANAGED
@@ -134,9 +135,13 @@ def things(plane_home: Home, namespace: Cluster) -> Callable[[], Things]:
 
 
 def of_endpoints(namespace: Cluster) -> set[str]:
-    """Return the objects of endpoints and versions, pods that are ending and locks included, and their gateway's tokens."""
+    """Return the objects of endpoints and versions, locks included, and their gateway's tokens.
+
+    Pods count as long as they run; what is left of one the cluster itself may keep for a while.
+    """
     kinds = ("ConfigMap", "Secret", "Lease", "Deployment", "ReplicaSet", "Pod", "Service", "PodDisruptionBudget")
     there = [one for kind in kinds for one in namespace.list(kind, f"{MANAGED},{KIND} notin (gateway,generation)")]
+    there = [one for one in there if "deletionTimestamp" not in one["metadata"] or (one["kind"] == "Pod" and runs(one))]
     tokens = (namespace.get("Secret", GATEWAY_TOKENS) or {}).get("data") or {}
     return {f"{one['kind']} {one['metadata']['name']}" for one in there} | {f"token {key}" for key in tokens}
 
