@@ -133,7 +133,7 @@ class Trial:
         for n in range(first, self.count, _SUBMITTERS):
             if ended.wait(max(0.0, began + self.seconds * n / self.count - time.monotonic())):
                 return
-            slow = chosen.random() < 0.02
+            slow = chosen.random() < 0.05
             self._submit_one(n, round(chosen.uniform(0.5, 2.0) if slow else chosen.uniform(0, 0.02), 3))
 
     def _submit_one(self, n: int, s: float) -> None:
