@@ -20,7 +20,7 @@ from mlflow_domino.models import FileSource
 if TYPE_CHECKING:
     from mlflow_domino.views import EndpointView
 
-__all__ = ["body_of", "call", "example", "proxies", "refused", "send", "token_for"]
+__all__ = ["body_of", "call", "example", "refused", "send", "token_for"]
 
 _CONNECT_S = 10.0
 
@@ -147,7 +147,7 @@ def send(
     timeout = (_CONNECT_S, timeout_s)
     try:
         response = requests.request(
-            method, url, json=body, headers=dict(headers or {}), auth=authorize, proxies=proxies(url), timeout=timeout
+            method, url, json=body, headers=dict(headers or {}), auth=authorize, proxies=secret.proxies(url), timeout=timeout
         )
     except requests.exceptions.SSLError as error:
         raise Unavailable(
@@ -164,11 +164,6 @@ def send(
         if isinstance(document, dict):
             return document
     raise Unavailable(f"What answers at {url} is no gateway of mlflow-domino: {response.text[:80]!r}.")
-
-
-def proxies(url: str) -> dict[str, str] | None:
-    """Return what `requests` is to know of proxies, which can neither reach this machine nor should see its tokens."""
-    return {"no_proxy": "*"} if urllib.parse.urlsplit(url).hostname in ("127.0.0.1", "::1") else None
 
 
 def refused(status: int, text: str) -> DominoError:

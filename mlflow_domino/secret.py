@@ -7,6 +7,7 @@ import hashlib
 import json
 import secrets as random
 import string
+import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from mlflow_domino.config import Secrets
 from mlflow_domino.home import Home, read_json, write_json, write_text
 
-__all__ = ["digest", "hidden", "load", "new_token", "of_document", "read_caller", "save", "to_document", "write_caller"]
+__all__ = ["digest", "hidden", "load", "new_token", "of_document", "proxies", "read_caller", "save", "to_document", "write_caller"]
 
 _ALPHABET = string.ascii_letters + string.digits
 
@@ -72,3 +73,8 @@ def read_caller(home: Home, endpoint_id: str) -> str | None:
         token: str = json.loads(home.caller_token(endpoint_id).read_text())
         return token
     return None
+
+
+def proxies(url: str) -> dict[str, str] | None:
+    """Return what `requests` is to know of proxies, which can neither reach this machine nor should see its tokens."""
+    return {"no_proxy": "*"} if urllib.parse.urlsplit(url).hostname in ("127.0.0.1", "::1") else None

@@ -9,9 +9,9 @@ import time
 from typing import Any
 
 from mlflow_domino.errors import Unavailable
-from mlflow_domino.invocation import proxies
 from mlflow_domino.queue.database import Database
 from mlflow_domino.queue.queue import Queue
+from mlflow_domino.secret import proxies
 
 __all__ = ["forget_by_gateway", "forget_in"]
 
