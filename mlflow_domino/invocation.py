@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import re
-import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,7 +146,13 @@ def send(
     timeout = (_CONNECT_S, timeout_s)
     try:
         response = requests.request(
-            method, url, json=body, headers=dict(headers or {}), auth=authorize, proxies=secret.proxies(url), timeout=timeout
+            method,
+            url,
+            json=body,
+            headers=dict(headers or {}),
+            auth=authorize,
+            proxies=secret.proxies(url),
+            timeout=timeout,
         )
     except requests.exceptions.SSLError as error:
         raise Unavailable(

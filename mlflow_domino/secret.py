@@ -15,7 +15,18 @@ from typing import Any
 from mlflow_domino.config import Secrets
 from mlflow_domino.home import Home, read_json, write_json, write_text
 
-__all__ = ["digest", "hidden", "load", "new_token", "of_document", "proxies", "read_caller", "save", "to_document", "write_caller"]
+__all__ = [
+    "digest",
+    "hidden",
+    "load",
+    "new_token",
+    "of_document",
+    "proxies",
+    "read_caller",
+    "save",
+    "to_document",
+    "write_caller",
+]
 
 _ALPHABET = string.ascii_letters + string.digits
 
