@@ -21,6 +21,8 @@ __all__ = ["Engine"]
 _TIMEOUT_S = 60
 _BUILD_S = 3600
 _TAIL_LINES = 40
+#: What the builder says when somebody removed an image with a layer that it had taken from its cache.
+_GONE = ("unknown parent image ID", "failed to get digest")
 #: Label of a container that lives as long as a command needs it: whose it is.
 _HOLDER = "mlflow-domino.holder"
 
@@ -106,16 +108,27 @@ class Engine(Builder):
         return found
 
     def build(self, context: IO[bytes], tag: str, *, arguments: Mapping[str, str], log: Log) -> Image:
-        with self._errors(f"to build {tag}"):
-            stream = self._api.build(
-                fileobj=context, custom_context=True, tag=tag, buildargs=dict(arguments), rm=True, forcerm=True,
-                decode=True, timeout=_BUILD_S, use_config_proxy=False,
-            )  # fmt: skip
-            self._follow(stream, log, f"build {tag}")
+        start = context.tell()
+        try:
+            self._build(context, tag, arguments, log, cached=True)
+        except EnvironmentFailed as error:
+            if not any(words in error.message for words in _GONE):
+                raise
+            log("a layer that was built before has gone meanwhile: building anew …")
+            context.seek(start)
+            self._build(context, tag, arguments, log, cached=False)
         built = self.image(tag)
         if built is None:
             raise EnvironmentFailed(f"The image {tag} was built, and is not there; look at `docker images`.")
         return built
+
+    def _build(self, context: IO[bytes], tag: str, arguments: Mapping[str, str], log: Log, *, cached: bool) -> None:
+        with self._errors(f"to build {tag}"):
+            stream = self._api.build(
+                fileobj=context, custom_context=True, tag=tag, buildargs=dict(arguments), rm=True, forcerm=True,
+                decode=True, timeout=_BUILD_S, use_config_proxy=False, nocache=not cached,
+            )  # fmt: skip
+            self._follow(stream, log, f"build {tag}")
 
     def extract(self, image: str, path: str, into: Path) -> None:
         with self._errors(f"for {path} in {image}"), self._container(image, ["/"]) as made:

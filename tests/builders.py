@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -39,13 +39,15 @@ class Made:
         self.said: list[str] = []
         self._names: list[str] = []
 
-    def __call__(self, tag: str, recipe: str, *members: Entry, **arguments: str) -> str:
+    def __call__(
+        self, tag: str, recipe: str, *members: Entry, log: Callable[[str], None] | None = None, **arguments: str
+    ) -> str:
         """Build an image, and return its name."""
         archive = io.BytesIO()
         context([Entry("Dockerfile", content=recipe.encode()), *members], archive)
         archive.seek(0)
         with _file(archive.getvalue()) as file:
-            self.builder.build(file, self.named(f"{NAME}:{tag}"), arguments=arguments, log=self.said.append)
+            self.builder.build(file, self.named(f"{NAME}:{tag}"), arguments=arguments, log=log or self.said.append)
         return f"{NAME}:{tag}"
 
     def named(self, name: str) -> str:
@@ -115,6 +117,23 @@ class BuilderContract:
         assert tag in child.names
         again = made("again", "ARG BASE\nFROM ${BASE}\nCOPY a /a\n", Entry("a", content=b"x"), BASE=base.id)
         assert builder.image(again) is not None
+
+    def test_an_image_that_goes_takes_no_layer_of_one_that_is_being_built(
+        self, builder: Builder, made: Made, small: str
+    ) -> None:
+        recipe, common = f"FROM {small}\nCOPY common /common\nCOPY own /own\n", Entry("common", content=os.urandom(8))
+        first = made("first", recipe, common, Entry("own", content=b"1"))
+
+        def remove_the_first(line: str) -> None:
+            if "Using cache" in line:
+                builder.remove_image(first)
+
+        own = os.urandom(40_000_000)  # takes a moment, in which the other image goes
+        second = made("second", recipe, common, Entry("own", content=own), log=remove_the_first)
+        with _folder() as folder:
+            builder.extract(second, "/", folder)
+            assert (folder / "common").read_bytes() == common.content
+            assert (folder / "own").read_bytes() == own
 
     def test_when_an_image_was_built_is_known(self, builder: Builder, made: Made, small: str) -> None:
         import time

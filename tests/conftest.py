@@ -10,9 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mlflow_domino.controller import Controller
-from mlflow_domino.home import Home
-from tests.deployment import Deployment
+for _shared in ("asynchronous", "builders", "contract", "interrupted", "messages", "queue", "records", "replica"):
+    pytest.register_assert_rewrite(f"tests.{_shared}")  # before anything imports them, or a failure says nothing
+
+from mlflow_domino.controller import Controller  # noqa: E402
+from mlflow_domino.home import Home  # noqa: E402
+from tests.deployment import Deployment  # noqa: E402
 
 
 def free_port() -> int:
