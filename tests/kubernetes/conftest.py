@@ -131,6 +131,7 @@ def objects_of(cluster: Cluster) -> list[str]:
 @pytest.fixture
 def things(plane_home: Home, namespace: Cluster) -> Callable[[], Things]:
     images = ImagesOf(plane_home, builder_of())
+    eventually(lambda: not of_endpoints(namespace), within=90)  # pods of the tests before end in their own time
     return lambda: {"objects": of_endpoints(namespace), "images": images(), "files": files_of(plane_home)}
 
 
