@@ -43,7 +43,7 @@ ENDPOINT_NAME = "mlflow-domino/endpoint-name"
 CONTENT = "mlflow-domino/content"
 #: Hash of what a pod reads when it starts.
 CONFIGURATION = "mlflow-domino/configuration"
-#: Hash of tokens.json; changed so that the kubelet looks at once.
+#: Changed so that the kubelet looks at once, and hands a new tokens.json on.
 TOKENS = "mlflow-domino/tokens"
 GENERATION = "mlflow-domino/generation"
 RELEASE = "mlflow-domino/release"

@@ -10,7 +10,8 @@ import base64
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 
 from mlflow_domino import secret
 from mlflow_domino.cluster import Cluster
@@ -20,11 +21,12 @@ from mlflow_domino.data_planes.entrance import Entrance
 from mlflow_domino.data_planes.supervisor import wait_until
 from mlflow_domino.errors import GatewayFailed, NotFound, Unavailable
 from mlflow_domino.labels import GATEWAY_TOKENS, TOKENS, digests_key, labels, tokens_name
-from mlflow_domino.models import Endpoint, Target, Token, Version, World
+from mlflow_domino.models import Endpoint, Target, Token, Version, World, new_id
 
 __all__ = ["ClusterTokens"]
 
-_ACKNOWLEDGE_S = 15.0
+_ACKNOWLEDGE_S = 30.0
+_NUDGE_S = 2.0
 _LOOK_S = 0.05
 _FILE = "tokens.json"
 
@@ -54,9 +56,7 @@ class ClusterTokens:
             if version.target is Target.RUNNING
             for pod in pods.ready(self._cluster.list("Pod", labels("model", version=version.id)))
         ]
-        for name in ready:  # else the kubelet looks again within a minute or so
-            with contextlib.suppress(NotFound):
-                self._cluster.patch("Pod", name, {"metadata": {"annotations": {TOKENS: wanted}}})
+        self._nudge(ready)
         if endpoint.settings.is_async:
             self._tell_gateways(endpoint, content)
         waiting = set(ready)
@@ -65,7 +65,11 @@ class ClusterTokens:
             waiting.difference_update([name for name in waiting if self._has_taken(name, wanted)])
             return not waiting
 
-        if not wait_until(taken, _ACKNOWLEDGE_S, every_s=_LOOK_S):
+        deadline = time.monotonic() + _ACKNOWLEDGE_S
+        while not wait_until(taken, _NUDGE_S, every_s=_LOOK_S):
+            if time.monotonic() < deadline:
+                self._nudge(waiting)
+                continue
             raise Unavailable(
                 f"Not every replica of {endpoint.name!r} took the change of tokens within {_ACKNOWLEDGE_S:g} s; each takes "
                 "it when its node hands it on, after two minutes at most. `mlflow-domino status` shows what they do."
@@ -107,6 +111,15 @@ class ClusterTokens:
         return _FILE in self._read(tokens_name(endpoint.id)) and (
             not version.settings.is_async or digests_key(endpoint.id) in self._read(GATEWAY_TOKENS)
         )
+
+    def _nudge(self, names: Iterable[str]) -> None:
+        """Have kubelets look after pods now, not within a minute or so.
+
+        A kubelet may hear of the pod before it hears of the Secret, and then hands on what it had.
+        """
+        for name in names:
+            with contextlib.suppress(NotFound):
+                self._cluster.patch("Pod", name, {"metadata": {"annotations": {TOKENS: new_id()}}})
 
     def _write(self, endpoint: Endpoint, tokens: Sequence[Token]) -> str:
         """Write what pods read, and return it."""
