@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlflow_domino import source, tree
 from mlflow_domino.config import Secrets, Settings, parse, settings_to_json
 from mlflow_domino.controller import Controller, routes_to
-from mlflow_domino.data_planes.base import World
+from mlflow_domino.data_planes.base import DataPlane, Log, World
 from mlflow_domino.errors import AlreadyExists, InvalidInput
 from mlflow_domino.home import write_text
 from mlflow_domino.models import Artifact, Endpoint, Status, Target, Version, new_id
@@ -21,8 +21,9 @@ __all__ = ["write"]
 
 
 def write(
-    controller: Controller, folder: Path, name: str, model_uri: str | None, config: Mapping[str, Any], image: str = ""
-) -> list[str]:
+    controller: Controller, folder: Path, name: str, model_uri: str | None, config: Mapping[str, Any], image: str = "",
+    *, log: Callable[[str], None] | None = None,
+) -> list[str]:  # fmt: skip
     """Write the files of the version that `create` or `update` with the same arguments would make.
 
     Parameters
@@ -38,12 +39,15 @@ def write(
     config : mapping
         Settings, on top of the endpoint's own.
     image : str
-        Of the version, where it has been built and pushed already; for a data plane that keeps its own records.
+        Of the version, where it has been built and pushed already; for a data plane that keeps its own records. Without
+        it, the contexts of its images are written too, where it has some.
+    log : callable or None
+        Takes what resolving and laying out packages says, as it comes.
 
     Returns
     -------
     list of str
-        Names of the files.
+        Names of the files, without those that contexts hold.
 
     Raises
     ------
@@ -55,18 +59,16 @@ def write(
     if image and controller.plane.own_records() is None:
         raise InvalidInput("render: --image is for data planes of kind kubernetes, where files are all that it takes.")
     try:
-        files = _files(controller, folder, name, model_uri, config, image)
-        for file, content in files.items():
-            write_text(folder / file, content, mode=0o644)
+        return _write(controller, folder, name, model_uri, config, image, log or _silent)
     except BaseException:
         tree.remove(folder)
         raise
-    return sorted(files)
 
 
-def _files(
-    controller: Controller, folder: Path, name: str, model_uri: str | None, config: Mapping[str, Any], image: str
-) -> dict[str, str]:
+def _write(
+    controller: Controller, folder: Path, name: str, model_uri: str | None, config: Mapping[str, Any], image: str,
+    log: Log,
+) -> list[str]:  # fmt: skip
     known = next((e for e in controller.records.endpoints() if name in (e.name, e.id)), None)
     latest = controller.find_version(name) if known is not None and known.latest is not None else None
     base = known.settings if known else Settings()
@@ -97,11 +99,24 @@ def _files(
         **routes_to(endpoint, version, settings),
     )
     model = source.folder_of(fetched, folder) if fetched.kind == "Registry" else None
-    return {
+    files = {
         "version.json": _version_document(version, secrets),
         "requirements.in": _requirements(model, settings, controller.plane.requirements(settings)),
         **controller.plane.render(_world(controller, endpoint, version), endpoint, version, secrets),
     }
+    for file, content in files.items():
+        write_text(folder / file, content, mode=0o644)
+    context = [] if image else _context(controller.plane, version, secrets, folder, log)
+    return sorted([*files, *context])
+
+
+def _context(plane: DataPlane, version: Version, secrets: Secrets, folder: Path, log: Log) -> list[str]:
+    before = set(folder.rglob("*"))
+    why = plane.render_context(version, secrets, folder, log)
+    if why:
+        log(f"note: no contexts of images are written: {why}")
+    made = {path for path in folder.rglob("*") if path.is_file()} - before
+    return [str(path.relative_to(folder)) for path in made if path.parent in (folder, folder / "dockerfiles")]
 
 
 def _world(controller: Controller, endpoint: Endpoint, version: Version) -> World:

@@ -164,10 +164,14 @@ def _render(root: click.Group, name: str) -> None:
     def render(
         out: Output, endpoint: str, model_uri: str | None, config: tuple[str, ...], folder: Path, image: str
     ) -> None:
-        """Write what would be built and run into a folder, without secrets, and do nothing."""
+        """Write what would be built and run into a folder, without secrets, and do nothing.
+
+        For containers, packages are resolved and laid out as for a build: `sh FOLDER/dockerfiles/build.sh` builds the
+        image anywhere. With --image nothing is.
+        """
         from mlflow_domino.render import write
 
-        files = write(out.open(recover=False), folder, endpoint, model_uri, parse_config(config), image)
+        files = write(out.open(recover=False), folder, endpoint, model_uri, parse_config(config), image, log=out.say)
         out.answer("\n".join(str(folder / file) for file in files), {"folder": str(folder), "files": files})
 
 

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from mlflow_domino.errors import InvalidInput, NotFound
 from mlflow_domino.home import Home, read_json, write_json, write_text
 from mlflow_domino.image import ENDPOINT_IMAGES, ENVIRONMENT, Base, Images, dockerfile, image_named, site_packages
 from mlflow_domino.models import Artifact, Version
+from mlflow_domino.recorder import Recorder, Unseen
 
 if TYPE_CHECKING:
     from mlflow_domino.environment import Environments
@@ -33,13 +35,15 @@ __all__ = ["Assembly", "images_of", "recipes", "working_folder"]
 
 #: File of a version's folder.
 _NAMES = "images.json"
+#: Folder of what is rendered, and the script in it.
+_RECIPES, _SCRIPT = "dockerfiles", "build.sh"
 _REFERENCE = r"[a-z0-9][A-Za-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)+:\w[\w.-]{0,127}"
 
 
 def recipes(settings: Settings) -> dict[str, str]:
     """Return the Dockerfiles of a version's images, by their names."""
     names = ("seldon", "packages", "endpoint") if settings.is_async else ("packages", "endpoint")
-    return {f"dockerfiles/{name}/Dockerfile": dockerfile(name) for name in names}
+    return {f"{_RECIPES}/{name}/Dockerfile": dockerfile(name) for name in names}
 
 
 def images_of(folder: Path) -> list[str]:
@@ -58,16 +62,15 @@ class Assembly:
     Parameters
     ----------
     home : Home
-    builder : Builder
-        Makes images, and sends them to registries.
+    builder : callable
+        Returns what makes images, and sends them to registries; called when one is needed.
     base_image : str
         The environment of versions that name none; ``{python}`` stands for a version such as 3.11.
     """
 
-    def __init__(self, home: Home, builder: Builder, base_image: str) -> None:
+    def __init__(self, home: Home, builder: Callable[[], Builder], base_image: str) -> None:
         self._home = home
-        self._builder = builder
-        self.images = Images(home, builder)
+        self._builder_of = builder
         self._base_image = base_image
 
     def build(self, version: Version, secrets: Secrets, log: Log, *, registry: str = "") -> Artifact:
@@ -88,12 +91,35 @@ class Assembly:
         folder = self._home.version(version.id)
         values = secrets.variables.values()
         with logs.written(folder / "build.log", _short(log), values) as both:
-            built = self._build(version, folder, secrets, both)
+            built = self._build(version, folder, secrets, both, note=self._note)
             return (
                 replace(built, environment=self._pushed(version, built.environment, registry, both))
                 if registry
                 else built
             )
+
+    def render(self, version: Version, secrets: Secrets, folder: Path, log: Log) -> str:
+        """Write the contexts of a version's images into a folder that has its source, and a script that builds them.
+
+        Packages are resolved and laid out as for a build; no image is built, pulled or changed. Of an environment image
+        that is not here, and is none of Docker's official ones, nothing is known: nothing is written then.
+
+        Returns
+        -------
+        str
+            Why there are no contexts; empty where there are.
+        """
+        beside = folder / _RECIPES
+        recorder = Recorder(beside, self._builder_of)
+        recording = Assembly(self._home, lambda: recorder, self._base_image)
+        why = ""
+        try:
+            told = _short(lambda line: log(logs.redact(line, secrets.variables.values())), "building mlflow-domino/")
+            recording._build(version, folder, secrets, told, note=lambda _version, _name: None)
+            write_text(beside / _SCRIPT, recorder.script(_SCRIPT), mode=0o755)
+        except Unseen as error:
+            why = error.message
+        return why
 
     def export(self, version: Version, reference: str, log: Log, *, user: tuple[str, str] | None = None) -> str:
         """Push the image of a version under another name; return its digest there.
@@ -166,12 +192,23 @@ class Assembly:
         return image_named(settings.environment, self._environment_images())[1]
 
     @functools.cached_property
+    def _builder(self) -> Builder:
+        return self._builder_of()
+
+    @functools.cached_property
+    def images(self) -> Images:
+        """Images on this machine."""
+        return Images(self._home, self._builder)
+
+    @functools.cached_property
     def _environments(self) -> Environments:
         from mlflow_domino.environment import Environments  # here: most verbs build nothing, and start sooner without
 
         return Environments(self._home)
 
-    def _build(self, version: Version, folder: Path, secrets: Secrets, log: Log) -> Artifact:
+    def _build(
+        self, version: Version, folder: Path, secrets: Secrets, log: Log, *, note: Callable[[Version, str], None]
+    ) -> Artifact:
         from mlflow_domino.environment import Fit
 
         tier_named(version.settings.hardware_tier, self._home)  # known before anything is built
@@ -196,7 +233,7 @@ class Assembly:
         packages = self.images.packages(base, built.lock_text, lay_out, log, own=bool(named))
         write_text(folder / "requirements.lock", built.lock_text)
         harness = install_harness(self._home)
-        image = self._version_image(version, packages, path, harness, python, log)
+        image = self._version_image(version, packages, path, harness, python, log, note)
         lock = hashlib.sha256(built.lock_text.encode()).hexdigest()
         return Artifact(image, lock, harness, base.version, tuple(built.notes), python)
 
@@ -224,8 +261,9 @@ class Assembly:
         return self._base_image.replace("{python}", python_wanted(model, version.settings))
 
     def _version_image(
-        self, version: Version, packages: str, path: Path, harness: str, seldon_python: str, log: Log
-    ) -> str:
+        self, version: Version, packages: str, path: Path, harness: str, seldon_python: str, log: Log,
+        note: Callable[[Version, str], None],
+    ) -> str:  # fmt: skip
         working = working_folder(version)
         settings = harness_settings(None, version, path=working, tokens=None, seldon_python=seldon_python)
         document = json.dumps(settings, indent=1, sort_keys=True).encode() + b"\n"
@@ -235,14 +273,12 @@ class Assembly:
             Entry("harness.json", content=document),
         ]
         decides = hashlib.sha256(f"{harness}\0{version.source.digest}\0".encode() + document).hexdigest()
-        return self.images.endpoint(
-            packages, contents, decides, working, log, named=lambda name: self._note(version, name)
-        )
+        return self.images.endpoint(packages, contents, decides, working, log, named=functools.partial(note, version))
 
 
-def _short(log: Log) -> Log:
+def _short(log: Log, *without: str) -> Log:
     def told(line: str) -> None:
-        if not line.startswith((" + ", " ---> ", "Removing intermediate")):
+        if not line.startswith((" + ", " ---> ", "Removing intermediate", *without)):
             log(line)
 
     return told

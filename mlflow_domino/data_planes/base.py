@@ -125,6 +125,18 @@ class DataPlane(abc.ABC):
             Of the version; names of variables may be shown.
         """
 
+    def render_context(self, version: Version, secrets: Secrets, folder: Path, log: Log) -> str:
+        """Write what images of the version would be built of into a folder that has its source; nothing where there are none.
+
+        Nothing is built and nothing pulled. Returns why there is nothing, empty where it is as it should be.
+
+        Raises
+        ------
+        EnvironmentFailed
+            With the resolver's own words.
+        """
+        return ""
+
     @abc.abstractmethod
     def url(self) -> str:
         """Return scheme, host and port that callers use, such as ``http://127.0.0.1:8420``."""

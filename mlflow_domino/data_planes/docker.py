@@ -55,7 +55,7 @@ class DockerDataPlane(MachineDataPlane):
     def __init__(self, home: Home, declaration: Declaration) -> None:
         super().__init__(replace(home, plane=declaration.name), declaration)
         self.engine = Engine()
-        self.assembly = Assembly(self.home, self.engine, declaration.base_image)
+        self.assembly = Assembly(self.home, lambda: self.engine, declaration.base_image)
 
     # ---- the contract ------------------------------------------------------------------------------------------------
 
@@ -88,6 +88,9 @@ class DockerDataPlane(MachineDataPlane):
             world, lambda v: tuple(f"127.0.0.1:{_PORTS[n]}" for n in range(v.replicas))
         )  # nothing is asked of an engine
         return {**files, **shown}
+
+    def render_context(self, version: Version, secrets: Secrets, folder: Path, log: Log) -> str:
+        return self.assembly.render(version, secrets, folder, log)
 
     def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
         notes = unenforced(version.settings, self.home, self.declaration)

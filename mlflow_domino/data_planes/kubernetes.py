@@ -39,7 +39,6 @@ from mlflow_domino.store import Records
 
 __all__ = ["KubernetesDataPlane"]
 
-_ACKNOWLEDGE_S = 15.0
 _END_S = 60.0
 _REACH_S = 2.5
 #: Of pods whose requests are all answered.
@@ -173,6 +172,9 @@ class KubernetesDataPlane(DataPlane):
             **recipes(version.settings),
         }
 
+    def render_context(self, version: Version, secrets: Secrets, folder: Path, log: Log) -> str:
+        return self._assembly.render(version, secrets, folder, log)
+
     def build(self, version: Version, secrets: Secrets, log: Log) -> Artifact:
         self._tier(version)  # a wrong one is known before anything is built
         registry = self._registry()
@@ -262,7 +264,7 @@ class KubernetesDataPlane(DataPlane):
 
     @functools.cached_property
     def _assembly(self) -> Assembly:
-        return Assembly(self.home, builder_of(), self.declaration.base_image)
+        return Assembly(self.home, builder_of, self.declaration.base_image)
 
     @functools.cached_property
     def _pod_logs(self) -> PodLogs:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import shutil
 import subprocess
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -79,16 +77,6 @@ class TestBuildah(BuilderContract):
         return buildah
 
 
-@pytest.fixture
-def no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Nobody at the engine's socket, where Docker's client leaves one unclosed."""
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-        gc.collect()
-
-
 def test_the_engine_is_preferred(engine: Engine) -> None:
     assert isinstance(builder_of(), Engine)
 
@@ -134,7 +122,7 @@ def test_a_version_that_is_built_without_an_engine_runs_elsewhere_and_its_projec
     fetched = source.fetch(str(project), settings, home.version(version_id), lambda _line: None)
     version = Version(version_id, new_id(), 1, 0, fetched, settings)
     said: list[str] = []
-    assembly = Assembly(home, buildah, reference)
+    assembly = Assembly(home, lambda: buildah, reference)
     version = replace(
         version, artifact=assembly.build(version, Secrets(), said.append, registry=f"{running.host}/models")
     )
@@ -142,7 +130,7 @@ def test_a_version_that_is_built_without_an_engine_runs_elsewhere_and_its_projec
     image = version.artifact.environment
     assert image.startswith(f"{running.host}/models/")
     assembly.discard(version)
-    assert Assembly(other, buildah, reference).restore(version, said.append)
+    assert Assembly(other, lambda: buildah, reference).restore(version, said.append)
     again = source.again(other.version(version_id), fetched, settings, tmp_path / "again")
     assert again == fetched
     buildah.remove_image(image)

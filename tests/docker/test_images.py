@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_domino import documents, prune, render
+from mlflow_domino import documents, prune
 from mlflow_domino.engine import Engine
 from mlflow_domino.errors import DominoError, EnvironmentFailed
 from tests.deployment import ECHO, Deployment
@@ -166,20 +166,6 @@ def test_a_refused_build_leaves_its_log_with_the_version(deployment: Deployment,
         deployment.create("logged", deployment.project(tmp_path / "p", ECHO, VALUE=1), environment=own)
     version = deployment.controller.records.versions(deployment.controller.endpoint("logged").endpoint.id)[0]
     assert "12574" in version.reason
-
-
-def test_render_writes_recipes_containers_and_routes_without_secrets(deployment: Deployment, tmp_path: Path) -> None:
-    project = deployment.project(tmp_path / "p", ECHO, VALUE=1)
-    config = {
-        "file": "model.py",
-        "environment": "registry.example.com/team/image:1,pandas",
-        "env.KEY": "s3cr3t-variable",
-    }
-    files = render.write(deployment.controller, tmp_path / "out", "shown", project, {**config, "replicas": 2})
-    assert {"container-0.json", "container-1.json", "harness.json", "dockerfiles/endpoint/Dockerfile"} <= set(files)
-    assert "pandas" in (tmp_path / "out" / "requirements.in").read_text()
-    written = "".join(path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file())
-    assert "s3cr3t-variable" not in written
 
 
 def test_prune_removes_packages_that_no_version_is_built_on(deployment: Deployment, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Version, s
     version = replace(published(), settings=settings)
     fetched = source.fetch(str(project), settings, home.version(version.id), lambda _: None)
     version = replace(version, source=fetched)
-    assembly = Assembly(home, builder_of(), "python:{python}-slim-bookworm")
+    assembly = Assembly(home, builder_of, "python:{python}-slim-bookworm")
     artifact = assembly.build(version, Secrets(), lambda _: None, registry=f"{REGISTRY}/test-manifests")
     yield version, artifact.environment
     assembly.discard(replace(version, artifact=artifact))

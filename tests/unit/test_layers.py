@@ -20,7 +20,7 @@ LAYERS = (
     ("rollout", "access", "views", "memory"),
     ("data_planes",),
     ("source", "joining", "registry", "project", "attached", "script", "git", "environment", "workspace", "recipes", "bytecode", "lean", "lock", "resolver", "indexes",
-     "requirements", "interpreter", "seldon", "microservice", "context", "image", "engine", "buildah", "builder", "store", "cluster", "cluster_records", "lease", "holder", "objects", "gateway", "logs", "secret", "ignore", "labels", "tree"),
+     "requirements", "interpreter", "seldon", "microservice", "context", "image", "engine", "buildah", "recorder", "builder", "store", "cluster", "cluster_records", "lease", "holder", "objects", "gateway", "logs", "secret", "ignore", "labels", "tree"),
     ("queue", "written"),
     ("transport", "refusal", "kubeconfig", "dialect"),
     ("models",),
