@@ -28,6 +28,8 @@ __all__ = ["LocalDataPlane"]
 
 #: What the harness appends to the path of its own socket.
 _SELDON_SOCKET = ".seldon"
+#: Of asynchronous replicas: somebody waits for what the others do, and for a prediction to be accepted.
+_NICENESS = 10
 
 
 class LocalDataPlane(MachineDataPlane):
@@ -156,6 +158,7 @@ class LocalDataPlane(MachineDataPlane):
             log=str(folder / "logs" / f"replica-{number}.log"),
             secrets=str(folder / "secrets.json"),
             replica=str(self.replica_folder(version, number)),
+            niceness=_NICENESS if version.settings.is_async else 0,
         )
 
     def _harness_settings(self, endpoint: Endpoint, version: Version) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class Launch:
         Path of a JSON file of mode 0600 with the variables.
     replica : str or None
         Folder of the replica's status file.
+    niceness : int
+        How far it stands back where processors are scarce.
     """
 
     argv: tuple[str, ...]
@@ -74,6 +76,7 @@ class Launch:
     log: str
     secrets: str | None = None
     replica: str | None = None
+    niceness: int = 0
 
 
 class Supervisor:

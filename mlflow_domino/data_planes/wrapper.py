@@ -2,8 +2,8 @@
 
     wrapper.py RUN_FOLDER --ini NAME.ini
 
-Reads what to run from ``RUN_FOLDER/launch/NAME.json`` (argv, environment, secrets, directory, log, replica), since a
-vassal file must hold nothing that uWSGI could expand, and makes a clean environment: only what is written there, the
+Reads what to run from ``RUN_FOLDER/launch/NAME.json`` (argv, environment, secrets, directory, log, replica, niceness),
+since a vassal file must hold nothing that uWSGI could expand, and makes a clean environment: only what is written there, the
 endpoint's own variables, and the descriptor by which a vassal talks to its Emperor. Runs isolated and without site
 packages, on the standard library, so that it takes some ten milliseconds.
 """
@@ -32,6 +32,7 @@ def main(run: str, name: str) -> None:
         if launch.get("secrets"):
             with open(launch["secrets"], encoding="utf-8", errors="surrogateescape") as file:
                 environment.update(json.load(file)["variables"])
+        os.nice(launch.get("niceness", 0))
         os.chdir(launch["directory"])
         os.execve(launch["argv"][0], launch["argv"], environment)
     except OSError as error:

@@ -43,7 +43,8 @@ Poll = tuple[State, str | None, str | None]
 
 PATH = "/api/modelApis/async/v1"
 _MOST = 1000
-_WAITERS = 4
+#: Of the gateway's threads, those that may wait for an answer.
+_WAITERS = 24
 _LOOK_S = 0.1
 _CANCEL_S = 5.0
 _DEPTH_S = 1.0

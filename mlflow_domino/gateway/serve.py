@@ -16,7 +16,8 @@ from mlflow_domino.gateway.shortening import watch_logs
 __all__ = ["main"]
 
 _INVENTORY = "DOMINO_GATEWAY_INVENTORY"
-_THREADS = 8
+#: Callers who are answered at once. Each waits for a disk most of the time, and for the same turn of it as others.
+_THREADS = 32
 _BACKLOG = 64
 
 

@@ -252,7 +252,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
 
     def connected(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-8192"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-2048"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

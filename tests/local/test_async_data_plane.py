@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -58,6 +59,14 @@ def test_versions_share_the_environment_of_seldon_core_and_its_lock_is_kept(
     assert "--hash=" in lock
     assert "seldon" not in (deployment.home.version(version_of(second)[0].id) / "requirements.lock").read_text()
     assert predict(*address_and_token(deployment, second), x=4).json["jsonData"] == 8
+
+
+def test_asynchronous_work_stands_back_for_whoever_waits(deployment: Deployment, tmp_path: Path) -> None:
+    project = deployment.project(tmp_path / "p", "import os\ndef predict():\n    return os.nice(0)\n")
+    own = os.nice(0)
+    assert deployment.call(deployment.create("waited-for", project), {"data": {}}).json()["result"] == own
+    view = deployment.create("behind", project, is_async=True)
+    assert predict(*address_and_token(deployment, view)).json["jsonData"] == own + 10
 
 
 def test_an_environment_that_somebody_removed_is_made_again_of_its_lock(deployment: Deployment, tmp_path: Path) -> None:
