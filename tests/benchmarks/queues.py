@@ -30,7 +30,7 @@ from tests.benchmarks.servers import Domino, basic, environment, running
 from tests.conftest import free_port, processes_of
 from tests.postgresql import PostgreSQL
 
-__all__ = ["Burst", "Queued", "celery", "ours"]
+__all__ = ["Burst", "Queued", "celery", "celery_over_http", "declared", "ours"]
 
 _APPS = Path(__file__).parent / "apps"
 _MODEL = """
@@ -79,12 +79,14 @@ class Queued(abc.ABC):
 
 
 @dataclass
-class _Ours(Queued):
+class _Http(Queued):
+    """What speaks Domino's wire; `closes`: it ends each connection after its answer."""
+
     url: str
     token: str
     processes: Callable[[], list[psutil.Process]]
-    home: Home
-    _connection: http.client.HTTPConnection | None = field(default=None)
+    closes: bool = False
+    _connection: http.client.HTTPConnection | None = None
 
     @property
     def _headers(self) -> dict[str, str]:
@@ -92,7 +94,7 @@ class _Ours(Queued):
 
     def burst(self, count: int, connections: int) -> Burst:
         url = urllib.parse.urlsplit(self.url)
-        target = Target((url.hostname or "", url.port or 80), url.path, self._headers)
+        target = Target((url.hostname or "", url.port or 80), url.path, self._headers, self.closes)
         requests = [(n, target.request({"parameters": {"x": n}})) for n in range(count)]
         ids: dict[str, int] = {}
 
@@ -114,7 +116,7 @@ class _Ours(Queued):
 
     def _answers(self, ids: dict[str, int]) -> dict[str, Any]:
         url = urllib.parse.urlsplit(self.url)
-        target = Target((url.hostname or "", url.port or 80), url.path, self._headers)
+        target = Target((url.hostname or "", url.port or 80), url.path, self._headers, self.closes)
         head = "\r\n".join(f"{name}: {value}" for name, value in {"Host": "x", **self._headers}.items())
         polls = [(n, f"GET {url.path}/{one} HTTP/1.1\r\n{head}\r\n\r\n".encode()) for n, one in enumerate(ids)]
         answers: dict[str, Any] = {}
@@ -135,6 +137,26 @@ class _Ours(Queued):
             latencies.append(time.perf_counter() - began)
         return latencies
 
+    def _call(self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None) -> Any:
+        url = urllib.parse.urlsplit(self.url)
+        if self._connection is None or self.closes:
+            self.close()
+            self._connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60)
+        self._connection.request(method, url.path + path, body, {**self._headers, **(headers or {})})
+        response = self._connection.getresponse()
+        text = response.read()
+        assert response.status == 200, text
+        return json.loads(text)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+@dataclass
+class _Ours(_Http):
+    home: Home = field(kw_only=True)
+
     def straight(self, count: int) -> list[float]:
         endpoint_id, latencies = self.url.rpartition("/")[2], []
         wake = read_inventory(self.home.run / "gateway.json").queue.wake  # type: ignore[union-attr]
@@ -152,16 +174,6 @@ class _Ours(Queued):
         queue.close()
         return latencies
 
-    def _call(self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None) -> Any:
-        url = urllib.parse.urlsplit(self.url)
-        if self._connection is None:
-            self._connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60)
-        self._connection.request(method, url.path + path, body, {**self._headers, **(headers or {})})
-        response = self._connection.getresponse()
-        text = response.read()
-        assert response.status == 200, text
-        return json.loads(text)
-
 
 _EMPTY = {"queued": 0, "delayed": 0, "running": 0, "oldest_age_s": 0}
 
@@ -175,11 +187,10 @@ def ours(folder: Path, domino: Domino, *, model_s: float, workers: int, name: st
     view, token = domino.controller.create(
         name, str(project), {"file": "model.py", "is_async": True, "workers": workers}
     )
-    queue = _Ours(view.url, token, lambda: processes_of(domino.home), domino.home)
+    queue = _Ours(view.url, token, lambda: processes_of(domino.home), home=domino.home)
     _until_answered(queue)
-    yield queue
-    if queue._connection is not None:
-        queue._connection.close()
+    with contextlib.closing(queue):
+        yield queue
 
 
 def _until_answered(queue: Queued) -> None:
@@ -216,8 +227,43 @@ class _Celery(Queued):
 
 @contextlib.contextmanager
 def celery(folder: Path, *, model_s: float, workers: int, submitters: int) -> Iterator[Queued]:
+    """Celery with its own client."""
+    with _celery(folder, model_s, workers) as (programs, variables, processes):
+        client = subprocess.Popen(
+            [str(programs / "python"), str(_APPS / "tasks_client.py"), str(submitters)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables},
+        )  # fmt: skip
+        with client:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "ready\n"
+            yield _Celery(client, processes)
+            assert client.stdin is not None
+            client.stdin.close()
+
+
+@contextlib.contextmanager
+def celery_over_http(folder: Path, *, model_s: float, workers: int, submitters: int) -> Iterator[Queued]:
+    """Celery behind an application of Flask under uWSGI, with tokens, as ours is; nothing stands in front of it."""
+    with _celery(folder, model_s, workers) as (programs, variables, processes):
+        port, token = free_port(), "t" * 64
+        server = [str(programs / "pyuwsgi"), "--master", "--die-on-term", "--need-app", "--disable-logging",
+                  "--http-socket", f"127.0.0.1:{port}", "--processes", str(submitters), "--listen", "100",
+                  "--wsgi-file", str(_APPS / "tasks_http.py")]  # fmt: skip
+        (folder / "http").mkdir()
+        with running(server, folder / "http", {**variables, "BENCHMARK_TOKEN": token}) as of_server:
+            url = f"http://127.0.0.1:{port}/predictions"
+            queue = _Http(url, token, lambda: [*processes(), *of_server()], closes=True)
+            _until_answered(queue)
+            with contextlib.closing(queue):
+                yield queue
+
+
+@contextlib.contextmanager
+def _celery(
+    folder: Path, model_s: float, workers: int
+) -> Iterator[tuple[Path, dict[str, str], Callable[[], list[psutil.Process]]]]:
     """Celery with Redis as broker and for results, which is on disk before anything is acknowledged."""
-    programs = environment("celery", "celery[redis]==5.5.3", libraries=())
+    programs = environment("celery", "celery[redis]==5.5.3", "flask", "pyuwsgi", libraries=())
     port = free_port()
     folder.mkdir()
     (folder / "redis").mkdir()
@@ -228,16 +274,7 @@ def celery(folder: Path, *, model_s: float, workers: int, submitters: int) -> It
     worker = [str(programs / "celery"), "-A", "tasks", "worker", "--pool", "prefork", "--concurrency", str(workers),
               "--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat"]  # fmt: skip
     with running(redis, folder / "redis") as of_redis, running(worker, folder, variables) as of_worker:
-        client = subprocess.Popen(
-            [str(programs / "python"), str(_APPS / "tasks_client.py"), str(submitters)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables},
-        )  # fmt: skip
-        with client:
-            assert client.stdout is not None
-            assert client.stdout.readline() == "ready\n"
-            yield _Celery(client, lambda: [*of_redis(), *of_worker()])
-            assert client.stdin is not None
-            client.stdin.close()
+        yield programs, variables, lambda: [*of_redis(), *of_worker()]
 
 
 def _redis_server() -> str:
