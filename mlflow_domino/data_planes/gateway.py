@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from mlflow_domino.data_planes.base import World
@@ -84,6 +85,13 @@ class LocalGateway:
     @property
     def _inventory(self) -> Path:
         return self._home.run / "gateway.json"
+
+    def moved_from(self) -> Declaration | None:
+        """Return what a gateway that runs was started with, where it is to listen elsewhere by now; None otherwise."""
+        there = self._envoy.listening()
+        if there is None or there == (_ip(self._declaration.address), self._declaration.port):
+            return None
+        return replace(self._declaration, address=there[0], port=there[1])
 
     def check_port(self) -> None:
         """Refuse a port that somebody else listens on.

@@ -75,7 +75,18 @@ class MachineDataPlane(DataPlane):
         """End the replicas that do not end with the supervisor."""
 
     def url(self) -> str:
-        return self.declaration.base_url
+        before = self.gateway.moved_from() if self.supervisor.alive() else None
+        return (before or self.declaration).base_url
+
+    def remark(self) -> str:
+        before = self.gateway.moved_from()
+        if before is None:
+            return ""
+        command = "mlflow-domino" + ("" if self.name == "local" else f" -t domino:/{self.name}")
+        return (
+            f"the gateway was started with port {before.port} of {before.address}; `{command} down`, then `up`, moves it to "
+            f"port {self.declaration.port} of {self.declaration.address}, as {self.home.config.name} has it"
+        )
 
     def up(self, world: World, log: Log) -> bool:
         with self.home.lock(self._lock):

@@ -127,6 +127,14 @@ class Envoy:
         """
         return renew(self.entry.certificate_file, chain, key)
 
+    def listening(self) -> tuple[str, int] | None:
+        """Return host and port that were written when Envoy was last started, None before that."""
+        document = read_json(self.entry.listener_file)
+        if document is None:
+            return None
+        told = document["resources"][0]["address"]["socket_address"]
+        return str(told["address"]), int(told["port_value"])
+
     def published(self) -> RouteTable:
         """Return the table that was published last, an empty one before the first."""
         return self._state().table

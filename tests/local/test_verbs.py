@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import requests
 
 from mlflow_domino.controller import Controller
 from mlflow_domino.data_planes.local import LocalDataPlane
@@ -20,7 +21,7 @@ from mlflow_domino.errors import (
 )
 from mlflow_domino.home import Home
 from mlflow_domino.models import Endpoint, Operation, Status, Version
-from tests.conftest import eventually
+from tests.conftest import eventually, free_port
 from tests.deployment import ECHO, Deployment
 
 WHO = """
@@ -132,6 +133,24 @@ def test_a_port_that_is_taken_keeps_nobody_from_looking(tmp_path: Path) -> None:
         said: list[str] = []
         assert [v.endpoint.name for v in Controller.open(home=home, say=said.append).endpoints()] == ["waits"]
         assert "the port is taken" in said[0]
+
+
+def test_a_gateway_is_shown_where_it_listens_until_it_is_started_again_where_it_should(tmp_path: Path) -> None:
+    home, first, second = Home(tmp_path), free_port(), free_port()
+    home.config.write_text(f"[data_planes.local]\nport = {first}\n")
+    Controller.open(home=home).up()
+    try:
+        home.config.write_text(f"[data_planes.local]\nport = {second}\n")
+        plane = Controller.open(home=home).plane
+        assert plane.url() == f"http://127.0.0.1:{first}"
+        assert f"moves it to port {second}" in plane.remark()
+        assert requests.get(f"{plane.url()}/models/none/latest/model", timeout=5).status_code == 404
+        Controller.open(home=home).down()
+        Controller.open(home=home).up()
+        plane = Controller.open(home=home).plane
+        assert (plane.url(), plane.remark()) == (f"http://127.0.0.1:{second}", "")
+    finally:
+        Controller.open(home=home).down()
 
 
 def test_a_version_that_cannot_be_started_again_keeps_no_other_down(
