@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from mlflow_domino.builder import Builder, Image, Log, moment, not_pulled, refused, unpack
+from mlflow_domino.builder import Builder, Image, Log, moment, not_pulled, refused, unpack, whole_name
 from mlflow_domino.errors import DominoError, EnvironmentFailed, Failed, NotFound, Unavailable
 from mlflow_domino.holder import dead, holder
 
@@ -236,13 +236,10 @@ def _environment() -> dict[str, str]:
 
 def _names(reference: str) -> tuple[str, ...]:
     """Return the whole names that a name may mean, first the one that Docker gives it."""
-    first, slash, _ = reference.partition("/")
-    if reference.startswith("sha256:"):
+    whole = whole_name(reference)
+    if whole == reference:
         return (reference,)
-    if slash and ("." in first or ":" in first or first == "localhost"):
-        return (reference,)
-    hub = f"docker.io/{reference}" if slash else f"docker.io/library/{reference}"
-    return (hub, f"localhost/{reference}")  # what was built here under a short name, with buildah or Podman
+    return (whole, f"localhost/{reference}")  # what was built here under a short name, with buildah or Podman
 
 
 def _short(name: str) -> str:

@@ -15,7 +15,7 @@ from typing import IO
 
 from mlflow_domino.errors import DominoError, EnvironmentFailed, Failed, Unavailable
 
-__all__ = ["Builder", "Image", "builder_of", "moment", "not_pulled", "refused", "split", "unpack"]
+__all__ = ["Builder", "Image", "builder_of", "moment", "not_pulled", "refused", "split", "unpack", "whole_name"]
 
 Log = Callable[[str], None]
 
@@ -172,6 +172,14 @@ def split(reference: str) -> tuple[str, str]:
     head, slash, last = reference.rpartition("/")
     name, _, tag = last.partition(":")
     return f"{head}{slash}{name}", tag or "latest"
+
+
+def whole_name(reference: str) -> str:
+    """Return the name that Docker gives an image's short name; a whole one, or an id, as it is."""
+    first, slash, _ = reference.partition("/")
+    if reference.startswith("sha256:") or (slash and ("." in first or ":" in first or first == "localhost")):
+        return reference
+    return f"docker.io/{reference}" if slash else f"docker.io/library/{reference}"
 
 
 def moment(time: str) -> float:

@@ -28,6 +28,7 @@ from mlflow_domino.workspace import workspace
 __all__ = [
     "ENDPOINT_IMAGES",
     "ENVIRONMENT",
+    "PACKAGE_IMAGES",
     "SELDON_IMAGES",
     "UID",
     "Base",
@@ -41,7 +42,7 @@ __all__ = [
 #: Domino's user and group, with which replicas run.
 UID = 12574
 ENVIRONMENT = "/opt/domino/environment"
-_PACKAGES = "mlflow-domino/packages"
+PACKAGE_IMAGES = "mlflow-domino/packages"
 SELDON_IMAGES = "mlflow-domino/seldon"
 ENDPOINT_IMAGES = "mlflow-domino/endpoint"
 _IMAGE = re.compile(
@@ -178,7 +179,7 @@ class Images:
             Whether the environment's own packages can be imported too, behind the lock's.
         """
         recipe = dockerfile("packages")
-        tag = f"{_PACKAGES}:{_digest(_FORMAT, base.id, base.python, lock, recipe, str(own))}"
+        tag = f"{PACKAGE_IMAGES}:{_digest(_FORMAT, base.id, base.python, lock, recipe, str(own))}"
         if self._builder.image(tag) is None:
             with self._home.lock(f"image-{tag.rpartition(':')[2]}"), workspace() as folder:
                 if self._builder.image(tag) is None:
@@ -226,11 +227,11 @@ class Images:
         before_s : float
             Those that were built before this time (seconds since the epoch) only.
         """
-        lower = tuple(f"{repository}:" for repository in (_PACKAGES, SELDON_IMAGES))
+        lower = tuple(f"{repository}:" for repository in (PACKAGE_IMAGES, SELDON_IMAGES))
         there = self._builder.images("")
         above = [image.layers for image in there if any(not name.startswith(lower) for name in image.names)]
         found = []
-        for repository in (_PACKAGES, SELDON_IMAGES):
+        for repository in (PACKAGE_IMAGES, SELDON_IMAGES):
             for image in self._builder.images(repository):
                 used = any(other[: len(image.layers)] == image.layers for other in above)
                 if not used and image.built_s < before_s:

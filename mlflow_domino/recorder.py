@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
@@ -12,16 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
-from mlflow_domino.builder import Builder, Image, Log
-from mlflow_domino.errors import DominoError, EnvironmentFailed, NotFound, Unsupported
+from mlflow_domino.builder import Builder, Image, Log, split, whole_name
+from mlflow_domino.errors import DominoError, Failed, NotFound, Unsupported
+from mlflow_domino.image import ENDPOINT_IMAGES, PACKAGE_IMAGES, SELDON_IMAGES
 
 __all__ = ["Recorder", "Unseen"]
 
 #: Docker's official images of Python, of which it is known without a look where their interpreter is.
-_OFFICIAL = re.compile(r"(?:docker\.io/)?(?:library/)?python:(3\.\d+)(\.\d+)?(?:-slim)?-(bookworm|bullseye|trixie)")
-#: Images that we make: what there is of them is no reason not to write it down again.
-_OURS = "mlflow-domino/"
+_OFFICIAL = re.compile(
+    r"(?:docker\.io/)?(?:library/)?python:(3\.\d+)(\.\d+)?(?:-slim)?(?:-(bookworm|bullseye|trixie))?"
+)
 _LIBC = {"bullseye": "glibc-2.31", "bookworm": "glibc-2.36", "trixie": "glibc-2.41"}
+#: Of an image that is named by its minor version: packages may want a late one, and few an early one.
+_PATCH = ".99"
 
 _SCRIPT = """\
 #!/bin/sh
@@ -31,8 +35,8 @@ cd "$(dirname "$0")"
 """
 
 
-class Unseen(EnvironmentFailed):
-    """An environment image is not here, and nothing is known of it."""
+class Unseen(Failed):
+    """An environment image cannot be looked into, and nothing is known of it."""
 
 
 class Recorder(Builder):
@@ -48,9 +52,10 @@ class Recorder(Builder):
 
     def __init__(self, folder: Path, builder: Callable[[], Builder]) -> None:
         self._folder = folder
-        self._builder = builder
+        self._builder_of = builder
         self._recorded: dict[str, list[str]] = {}
         self._names: dict[str, str] = {}
+        self._why = ""
 
     def script(self, name: str) -> str:
         """Return the commands that build all that was recorded, as a script beside the contexts."""
@@ -67,14 +72,18 @@ class Recorder(Builder):
     def image(self, reference: str) -> Image | None:
         if reference in self._recorded or reference in self._names:
             return Image(reference, (reference,), (), 0, 0.0)
-        return None if reference.startswith(_OURS) else self._here(reference)
+        # What there is of our own images is no reason not to write it down again.
+        return (
+            None if split(reference)[0] in (PACKAGE_IMAGES, SELDON_IMAGES, ENDPOINT_IMAGES) else self._here(reference)
+        )
 
     def pull(self, reference: str, log: Log) -> Image:
-        found = self.image(reference)
-        if found is None and _OFFICIAL.fullmatch(reference):
-            found = Image(f"sha256:{hashlib.sha256(reference.encode()).hexdigest()}", (reference,), (), 0, 0.0)
+        found, official = self.image(reference), _OFFICIAL.fullmatch(reference)
+        if found is None and official:
+            decides = f"{reference}\0{_known(*official.groups())}"  # what is seen in an image is kept by its id
+            found = Image(f"sha256:{hashlib.sha256(decides.encode()).hexdigest()}", (reference,), (), 0, 0.0)
         if found is None:
-            raise Unseen(f"The image {reference} is not on this machine, so its Python cannot be seen; pull it before.")
+            raise self._unseen(reference)
         self._names[found.id] = reference
         return found
 
@@ -84,7 +93,8 @@ class Recorder(Builder):
         official = _OFFICIAL.fullmatch(image)
         if official and self._here(image) is None:
             return _known(*official.groups())
-        return self._builder().run(image, command)
+        assert self._looks is not None
+        return self._looks.run(image, command)
 
     def build(self, context: IO[bytes], tag: str, *, arguments: Mapping[str, str], log: Log) -> Image:
         name = tag.partition(":")[0].rpartition("/")[2]
@@ -92,21 +102,36 @@ class Recorder(Builder):
             # Our own archive, whose links lead into the image.
             trusted = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
             tar.extractall(self._folder / name, **trusted)  # type: ignore[arg-type]  # noqa: S202 - see above
-        shown = {key: self._names.get(value, value) for key, value in arguments.items()}
+        # Not every builder takes a short name for one of Docker Hub.
+        shown = {
+            key: whole_name(self._names[value]) if value in self._names else value for key, value in arguments.items()
+        }
         words = [word for key, value in shown.items() for word in ("--build-arg", f"{key}={value}")]
         self._recorded[tag] = [*words, name]
         return Image(tag, (tag,), (), 0, 0.0)
 
     def extract(self, image: str, path: str, into: Path) -> None:
-        if self._here(image) is None:
-            raise Unseen(f"The image {self._names.get(image, image)} is not on this machine; pull it before.")
-        self._builder().extract(image, path, into)
+        if self._looks is None or self._here(image) is None:
+            raise self._unseen(self._names.get(image, image))
+        self._looks.extract(image, path, into)
+
+    @functools.cached_property
+    def _looks(self) -> Builder | None:
+        try:
+            builder = self._builder_of()
+            builder.check()
+        except DominoError as error:
+            self._why = f" {error.message}"
+            return None
+        return builder
 
     def _here(self, image: str) -> Image | None:
-        try:
-            return self._builder().image(image)
-        except DominoError:
-            return None
+        return self._looks.image(image) if self._looks is not None else None
+
+    def _unseen(self, image: str) -> Unseen:
+        return Unseen(
+            f"The image {image} is not on this machine, so its Python cannot be seen; pull it before.{self._why}"
+        )
 
     def images(self, repository: str) -> list[Image]:
         return []
@@ -121,14 +146,14 @@ class Recorder(Builder):
         self._recorded.pop(reference, None)
 
 
-def _known(minor: str, patch: str | None, distribution: str) -> str:
+def _known(minor: str, patch: str | None, distribution: str | None) -> str:
     """Return what the probe of an environment prints in an official image."""
     return json.dumps(
         {
             "python": f"/usr/local/bin/python{minor}",
-            "version": minor + (patch or ".0"),
+            "version": minor + (patch or _PATCH),
             "machine": platform.machine(),
-            "libc": _LIBC[distribution],
+            "libc": _LIBC[distribution or "bookworm"],
             "packages": {},
             "user": 0,
             "served": False,

@@ -1,4 +1,4 @@
-"""Writes what would be built and run into a folder, and does nothing else."""
+"""Writes what would be built and run into a folder; of what runs, nothing is changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["write"]
 
 def write(
     controller: Controller, folder: Path, name: str, model_uri: str | None, config: Mapping[str, Any], image: str = "",
-    *, log: Callable[[str], None] | None = None,
+    *, context: bool = True, log: Callable[[str], None] | None = None,
 ) -> list[str]:  # fmt: skip
     """Write the files of the version that `create` or `update` with the same arguments would make.
 
@@ -39,8 +39,10 @@ def write(
     config : mapping
         Settings, on top of the endpoint's own.
     image : str
-        Of the version, where it has been built and pushed already; for a data plane that keeps its own records. Without
-        it, the contexts of its images are written too, where it has some.
+        Of the version, where it has been built and pushed already; for a data plane that keeps its own records.
+    context : bool
+        Whether the contexts of the version's images are written, where it has some and `image` is not given: packages
+        are resolved and laid out for that, and a model may be tried with them, as for a build.
     log : callable or None
         Takes what resolving and laying out packages says, as it comes.
 
@@ -59,7 +61,10 @@ def write(
     if image and controller.plane.own_records() is None:
         raise InvalidInput("render: --image is for data planes of kind kubernetes, where files are all that it takes.")
     try:
-        return _write(controller, folder, name, model_uri, config, image, log or _silent)
+        with tree.storage_errors("What is rendered cannot be written"):
+            return _write(
+                controller, folder, name, model_uri, config, image, log or _silent, context=context and not image
+            )
     except BaseException:
         tree.remove(folder)
         raise
@@ -67,7 +72,7 @@ def write(
 
 def _write(
     controller: Controller, folder: Path, name: str, model_uri: str | None, config: Mapping[str, Any], image: str,
-    log: Log,
+    log: Log, *, context: bool,
 ) -> list[str]:  # fmt: skip
     known = next((e for e in controller.records.endpoints() if name in (e.name, e.id)), None)
     latest = controller.find_version(name) if known is not None and known.latest is not None else None
@@ -106,11 +111,11 @@ def _write(
     }
     for file, content in files.items():
         write_text(folder / file, content, mode=0o644)
-    context = [] if image else _context(controller.plane, version, secrets, folder, log)
-    return sorted([*files, *context])
+    contexts = _contexts(controller.plane, version, secrets, folder, log) if context else []
+    return sorted([*files, *contexts])
 
 
-def _context(plane: DataPlane, version: Version, secrets: Secrets, folder: Path, log: Log) -> list[str]:
+def _contexts(plane: DataPlane, version: Version, secrets: Secrets, folder: Path, log: Log) -> list[str]:
     before = set(folder.rglob("*"))
     why = plane.render_context(version, secrets, folder, log)
     if why:

@@ -38,6 +38,10 @@ def files_of(home: Home) -> set[str]:
     return {name for name in found if re.fullmatch("(tokens-)?[0-9a-f]{24}", name)}
 
 
+#: An old kubelet says for two minutes that a pod runs which was ended while it mounted the pod's volumes.
+ENDING_S = 200
+
+
 class ImagesOf:
     """Returns the images of a home's versions that are there; those of versions that are gone meanwhile, too."""
 
@@ -100,7 +104,7 @@ class DataPlaneContract:
         assert all(made[sort] - before[sort] for sort in made), made
         deployment.controller.delete("steady")
         with contextlib.suppress(AssertionError):
-            eventually(lambda: things() == before, within=90)
+            eventually(lambda: things() == before, within=ENDING_S)
         assert things() == before
 
     def test_a_version_that_fails_changes_nothing_and_says_why(self, deployment: Deployment, tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ def _up(root: click.Group, name: str) -> None:
         started = controller.up()
         if not no_wait:
             _await_endpoints(controller, out)
+        remark = controller.plane.remark()
+        if remark:
+            out.say(f"note: {remark}")
         state = "is up" if started else "was up already"
         out.answer(
             f"The data plane {controller.plane.name} {state}, at {controller.plane.url()}.",
@@ -161,17 +164,22 @@ def _render(root: click.Group, name: str) -> None:
     @click.option(
         "--image", default="", metavar="IMAGE", help="Kubernetes: of the version, as `endpoint export` pushed it."
     )
+    @click.option("--no-context", is_flag=True, help="Only what runs, not what images are built of.")
     def render(
-        out: Output, endpoint: str, model_uri: str | None, config: tuple[str, ...], folder: Path, image: str
-    ) -> None:
-        """Write what would be built and run into a folder, without secrets, and do nothing.
+        out: Output, endpoint: str, model_uri: str | None, config: tuple[str, ...], folder: Path, image: str,
+        *, no_context: bool,
+    ) -> None:  # fmt: skip
+        """Write what would be built and run into a folder, without secrets; nothing that runs is changed.
 
         For containers, packages are resolved and laid out as for a build: `sh FOLDER/dockerfiles/build.sh` builds the
-        image anywhere. With --image nothing is.
+        image anywhere. With --image or --no-context they are not.
         """
         from mlflow_domino.render import write
 
-        files = write(out.open(recover=False), folder, endpoint, model_uri, parse_config(config), image, log=out.say)
+        files = write(
+            out.open(recover=False), folder, endpoint, model_uri, parse_config(config), image,
+            context=not no_context, log=out.say,
+        )  # fmt: skip
         out.answer("\n".join(str(folder / file) for file in files), {"folder": str(folder), "files": files})
 
 

@@ -117,6 +117,7 @@ class Assembly:
             told = _short(lambda line: log(logs.redact(line, secrets.variables.values())), "building mlflow-domino/")
             recording._build(version, folder, secrets, told, note=lambda _version, _name: None)
             write_text(beside / _SCRIPT, recorder.script(_SCRIPT), mode=0o755)
+            (folder / "requirements.lock").chmod(0o644)
         except Unseen as error:
             why = error.message
         return why

@@ -68,7 +68,8 @@ class ClusterTokens:
         deadline = time.monotonic() + _ACKNOWLEDGE_S
         while not wait_until(taken, _NUDGE_S, every_s=_LOOK_S):
             if time.monotonic() < deadline:
-                self._nudge(waiting)
+                with contextlib.suppress(Unavailable):  # as `_has_taken`
+                    self._nudge(waiting)
                 continue
             raise Unavailable(
                 f"Not every replica of {endpoint.name!r} took the change of tokens within {_ACKNOWLEDGE_S:g} s; each takes "

@@ -88,10 +88,12 @@ class LocalGateway:
 
     def moved_from(self) -> Declaration | None:
         """Return what a gateway that runs was started with, where it is to listen elsewhere by now; None otherwise."""
-        there = self._envoy.listening()
-        if there is None or there == (_ip(self._declaration.address), self._declaration.port):
+        there, wanted = self._envoy.listening(), self._envoy.entry
+        if there is None or there == (wanted.host, wanted.port, wanted.tls):
             return None
-        return replace(self._declaration, address=there[0], port=there[1])
+        host, port, tls = there
+        certificate = self._declaration.tls_certificate or "(that of before)"
+        return replace(self._declaration, address=host, port=port, tls_certificate=certificate if tls else "")
 
     def check_port(self) -> None:
         """Refuse a port that somebody else listens on.

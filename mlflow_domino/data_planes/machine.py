@@ -75,8 +75,8 @@ class MachineDataPlane(DataPlane):
         """End the replicas that do not end with the supervisor."""
 
     def url(self) -> str:
-        before = self.gateway.moved_from() if self.supervisor.alive() else None
-        return (before or self.declaration).base_url
+        before = self.gateway.moved_from()
+        return (before if before is not None and self.supervisor.alive() else self.declaration).base_url
 
     def remark(self) -> str:
         before = self.gateway.moved_from()
@@ -84,8 +84,8 @@ class MachineDataPlane(DataPlane):
             return ""
         command = "mlflow-domino" + ("" if self.name == "local" else f" -t domino:/{self.name}")
         return (
-            f"the gateway was started with port {before.port} of {before.address}; `{command} down`, then `up`, moves it to "
-            f"port {self.declaration.port} of {self.declaration.address}, as {self.home.config.name} has it"
+            f"the gateway was started at {_place(before)}; `{command} down`, then `up`, moves it to {_place(self.declaration)}, "
+            f"as {self.home.config.name} has it"
         )
 
     def up(self, world: World, log: Log) -> bool:
@@ -241,6 +241,12 @@ _HARNESS_SETTINGS = (
     "is_async", "async_timeout_s", "workers", "threads", "preload", "max_queue", "max_batch_size", "max_batch_delay_ms", "worker_max_requests",
     "worker_max_memory", "request_timeout_s", "max_body", "drain_s", "start_timeout_s", "strict_schema", "debug", "log_http_request_response", "warmup_file",
 )  # fmt: skip
+
+
+def _place(declaration: Declaration) -> str:
+    return (
+        f"port {declaration.port} of {declaration.address}, {'with' if declaration.tls_certificate else 'without'} TLS"
+    )
 
 
 def harness_settings(

@@ -45,7 +45,8 @@ PATH = "/api/modelApis/async/v1"
 _MOST = 1000
 #: Of the gateway's threads, those that may wait for an answer.
 _WAITERS = 24
-_LOOK_S = 0.1
+#: How often a caller who waits looks by himself: another gateway's dispatcher rings no bell here.
+_LOOK_S, _LAST_LOOK_S = 0.1, 1.0
 _CANCEL_S = 5.0
 _DEPTH_S = 1.0
 _STATES = {
@@ -285,13 +286,14 @@ class Predictions:
         with contextlib.ExitStack() as stack:
             stack.callback(self._waiters.release)
             waiter = stack.enter_context(Waiter(prediction_id))
-            deadline = time.monotonic() + wait_s
+            deadline, pause_s = time.monotonic() + wait_s, _LOOK_S
             while found is not None and found[0].status == "queued":
                 found = queue.poll(endpoint_id, prediction_id)  # it may have ended before anybody listened
                 left_s = deadline - time.monotonic()
                 if left_s <= 0 or found is None or found[0].status != "queued":
                     break
-                waiter.wait(min(left_s, _LOOK_S))
+                waiter.wait(min(left_s, pause_s))
+                pause_s = min(pause_s * 1.5, _LAST_LOOK_S)
         return found
 
     def _await_cancel(self, queue: Queue, endpoint_id: str, prediction_id: str) -> State:

@@ -127,13 +127,15 @@ class Envoy:
         """
         return renew(self.entry.certificate_file, chain, key)
 
-    def listening(self) -> tuple[str, int] | None:
-        """Return host and port that were written when Envoy was last started, None before that."""
+    def listening(self) -> tuple[str, int, bool] | None:
+        """Return host, port, and whether TLS is spoken, as written when Envoy was last started; None before that."""
         document = read_json(self.entry.listener_file)
         if document is None:
             return None
-        told = document["resources"][0]["address"]["socket_address"]
-        return str(told["address"]), int(told["port_value"])
+        (told,) = document["resources"]
+        at = told["address"]["socket_address"]
+        tls = any("transport_socket" in chain for chain in told["filter_chains"])
+        return str(at["address"]), int(at["port_value"]), tls
 
     def published(self) -> RouteTable:
         """Return the table that was published last, an empty one before the first."""

@@ -24,7 +24,8 @@ Work = Callable[[sa.Connection], T]
 #: How to bring tables of version N to N + 1.
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {}
 _PATIENCE_S = 10
-_READERS = 16
+#: Of PostgreSQL's connections: one for each thread of a gateway.
+_READERS = 32
 #: A connection to a server that was used later than this is there still, or the failure is the caller's to see.
 _RESTED_S = 1.0
 #: Transactions that are joined into one at most; each waits for all of them.

@@ -17,7 +17,7 @@ from mlflow_domino.errors import DominoError
 from mlflow_domino.home import Home
 from mlflow_domino.labels import GATEWAY_TOKENS, KIND, MANAGED
 from tests.conftest import eventually
-from tests.contract import ImagesOf, Things, files_of
+from tests.contract import ENDING_S, ImagesOf, Things, files_of
 from tests.deployment import Deployment
 from tests.kubernetes.people import REGISTRY, People
 from tests.kubernetes.site import Site
@@ -131,7 +131,7 @@ def objects_of(cluster: Cluster) -> list[str]:
 @pytest.fixture
 def things(plane_home: Home, namespace: Cluster) -> Callable[[], Things]:
     images = ImagesOf(plane_home, builder_of())
-    eventually(lambda: not of_endpoints(namespace), within=90)  # pods of the tests before end in their own time
+    eventually(lambda: not of_endpoints(namespace), within=ENDING_S)  # pods of tests before this one
     return lambda: {"objects": of_endpoints(namespace), "images": images(), "files": files_of(plane_home)}
 
 

@@ -143,7 +143,7 @@ def test_a_gateway_is_shown_where_it_listens_until_it_is_started_again_where_it_
         home.config.write_text(f"[data_planes.local]\nport = {second}\n")
         plane = Controller.open(home=home).plane
         assert plane.url() == f"http://127.0.0.1:{first}"
-        assert f"moves it to port {second}" in plane.remark()
+        assert f"moves it to port {second} of 127.0.0.1, without TLS" in plane.remark()
         assert requests.get(f"{plane.url()}/models/none/latest/model", timeout=5).status_code == 404
         Controller.open(home=home).down()
         Controller.open(home=home).up()
