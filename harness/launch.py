@@ -56,6 +56,10 @@ _MOST_FILES = 1 << 20
 _MICROSERVICE = 'exec "$DOMINO_SELDON_PYTHON" -I "$DOMINO_SELDON_LAUNCHER"'
 
 
+class _Unfit(ValueError):
+    """What the environment says is nothing that a replica can start with."""
+
+
 def main() -> None:
     """Be the replica that the environment describes, until it ends."""
     given = dict(os.environ)
@@ -75,6 +79,9 @@ def main() -> None:
         shared = not again and _shares(config, status)
         arguments = uwsgi_arguments(config, [one.fileno() for one in listening], shared=shared)
         master = start(lambda: become_uwsgi(arguments))
+    except _Unfit as error:
+        status.fail(f"the replica cannot start: {error}")
+        sys.exit(f"The replica cannot start: {error}.")
     except BaseException as error:
         status.fail(f"the replica cannot start: {type(error).__name__}: {error}")
         raise
@@ -119,20 +126,20 @@ def _inherited(again: str) -> list[socket.socket]:
 def _check_tokens(config: Config) -> None:
     """Refuse to serve what nobody, or by mistake everybody, could call."""
     if config.tokens is None and not config.token_digests and not config.open_to_all:
-        raise ValueError(
+        raise _Unfit(
             "no token is set: DOMINO_TOKEN_SHA256 wants the SHA-256 of a token (several between commas), or DOMINO_AUTH "
             "the word none, which lets everybody call"
         )
     for digest in config.token_digests:
         if not re.fullmatch("[0-9a-f]{64}", digest):
-            raise ValueError("DOMINO_TOKEN_SHA256 wants the SHA-256 of a token, 64 hexadecimal digits, not a token")
+            raise _Unfit("DOMINO_TOKEN_SHA256 wants the SHA-256 of a token, 64 hexadecimal digits, not a token")
 
 
 def _check_microservice(config: Config) -> None:
     if not config.is_async:
         return
     if not os.access(config.seldon_python, os.X_OK):
-        raise ValueError(
+        raise _Unfit(
             f"an asynchronous replica needs seldon-core, and there is no Python at {config.seldon_python or 'seldon_python'}"
         )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -35,7 +35,8 @@ class _Answered(DominoError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.code = _CODES.get(status, "INTERNAL_ERROR")
-        self.exit_code = 5 if status in (429, 502, 503, 504) else 2 if 400 <= status < 500 else 1
+        refused = 3 if status == 404 else 2
+        self.exit_code = 5 if status in (429, 502, 503, 504) else refused if 400 <= status < 500 else 1
 
 
 def body_of(inputs: Any) -> dict[str, Any]:

@@ -43,11 +43,13 @@ def write_endpoints(out: Output, controller: Controller, views: list[EndpointVie
         )
         for v, d in zip(views, told, strict=True)
     ]
+    name = controller.plane.name
+    target = "domino" if name == "local" else f"domino:/{name}"
     out.table(
         ("NAME", "STATUS", "VERSION", "REPLICAS", *(["QUEUE"] if queued else []), "URL", "REASON"),
         rows,
         told,
-        "There is no endpoint yet: `mlflow deployments create -t domino --name NAME -m MODEL` makes one.",
+        f"There is no endpoint yet: `mlflow deployments create -t {target} --name NAME -m MODEL` makes one.",
     )
 
 

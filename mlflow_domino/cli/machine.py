@@ -201,7 +201,9 @@ def _prune(root: click.Group, name: str) -> None:
         documents = [{"kind": i.kind, "name": i.name, "bytes": i.size, "why": i.why, "removed": yes} for i in plan]
         if yes:
             pruning.carry_out(controller, plan, out.say)
-        out.table(("KIND", "NAME", "SIZE", "WHY"), rows, documents, "There is nothing to remove.")
+        out.table(
+            ("KIND", "NAME", "SIZE", "WHY"), rows, documents, f"There is nothing to remove, older than {older_than}."
+        )
         if plan and not out.as_json:
             total = pruning.readable(sum(item.size for item in plan))
             there = "" if controller.plane.name == "local" else f" -t domino:/{controller.plane.name}"

@@ -52,7 +52,7 @@ def list_(out: Output, endpoint: str) -> None:
 @endpoint_argument()
 @click.argument("token")
 def revoke(out: Output, endpoint: str, token: str) -> None:
-    """End a token, by name or id; it is refused everywhere when this returns."""
+    """End a token, by name or id; it is refused everywhere when this returns. One that is none is no error."""
     controller = out.open()
     known = [t for t in controller.tokens(endpoint) if token in (t.name, t.id)]
     controller.revoke_token(endpoint, token)

@@ -131,7 +131,9 @@ class Assembly:
             `reference` is no name of an image.
         """
         if not re.fullmatch(_REFERENCE, reference):
-            raise InvalidInput(f"{reference!r} is no image's name: registry/name:tag is wanted.")
+            raise InvalidInput(
+                f"{reference!r} names no image of a registry, to which an export pushes: registry/name:tag is wanted."
+            )
         self._builder.tag(self._image_of(version, log), reference)
         try:
             return self._builder.push(reference, log, user=user)

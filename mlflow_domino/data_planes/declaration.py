@@ -179,7 +179,7 @@ def _checked(name: str, table: Mapping[str, Any], path: Path) -> Declaration:
     for key, value in table.items():
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
-            raise InvalidInput(f"{where} unknown key {key!r}{f', did you mean {near[0]!r}?' if near else ''}.")
+            raise InvalidInput(f"{where} unknown key {key!r}{f', did you mean {near[0]!r}?' if near else '.'}")
         wanted, right = _RULES[key]
         if not right(value):
             shown = "…" if key == "queue" else repr(value)  # it may hold a password
