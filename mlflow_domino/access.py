@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from mlflow_domino import secret
-from mlflow_domino.data_planes.base import DataPlane
+from mlflow_domino.data_planes.base import DataPlane, Log
 from mlflow_domino.errors import AlreadyExists, DominoError, Expired, InvalidInput, NotFound, Unavailable, Unreachable
 from mlflow_domino.home import Home
 from mlflow_domino.models import Endpoint, Token, new_id
@@ -27,8 +27,9 @@ class Access:
     is in no record, whose text has died with the command, until the next change gives them what the records have.
     """
 
-    def __init__(self, home: Home, records: Records, plane: DataPlane) -> None:
+    def __init__(self, home: Home, records: Records, plane: DataPlane, say: Log) -> None:
         self._home = home
+        self._say = say
         self._records = records
         self._plane = plane
 
@@ -102,4 +103,4 @@ class Access:
         return token, text
 
     def _put(self, endpoint: Endpoint, tokens: Sequence[Token]) -> None:
-        self._plane.put_tokens(endpoint, tokens, self._records.versions(endpoint.id))
+        self._plane.put_tokens(endpoint, tokens, self._records.versions(endpoint.id), self._say)

@@ -50,7 +50,7 @@ class Controller:
         self.records = records
         self._say = say
         self._rollout = Rollout(records, plane, say)
-        self._access = Access(home, records, plane)
+        self._access = Access(home, records, plane, say)
         self._journal = Journal(records, plane, self._rollout, find=self._find, say=say)
         self._publication = Publication(home, records, plane, self._rollout, find=self._find, say=say)
         self.sight = Sight(home, plane, records)

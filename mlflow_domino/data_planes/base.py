@@ -190,8 +190,13 @@ class DataPlane(abc.ABC):
         """Wait until no request is in flight on the version, or on some of its replicas; false when time ran out."""
 
     @abc.abstractmethod
-    def put_tokens(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version]) -> None:
+    def put_tokens(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version], say: Log) -> None:
         """Make exactly `tokens` (and the gateway's own) valid; return when every running replica has taken them.
+
+        Parameters
+        ----------
+        say : callable
+            Gets a line where that takes a while.
 
         Raises
         ------

@@ -17,6 +17,7 @@ from mlflow_domino import secret
 from mlflow_domino.cluster import Cluster
 from mlflow_domino.cluster_records import KubernetesRecords
 from mlflow_domino.data_planes import manifests, pods
+from mlflow_domino.data_planes.base import Log
 from mlflow_domino.data_planes.entrance import Entrance
 from mlflow_domino.data_planes.supervisor import wait_until
 from mlflow_domino.errors import GatewayFailed, NotFound, Unavailable
@@ -25,7 +26,8 @@ from mlflow_domino.models import Endpoint, Target, Token, Version, World, new_id
 
 __all__ = ["ClusterTokens"]
 
-_ACKNOWLEDGE_S = 30.0
+#: A node looks after a pod by itself every minute or so; then it has missed nothing.
+_ACKNOWLEDGE_S = 100.0
 _NUDGE_S = 2.0
 _LOOK_S = 0.05
 _FILE = "tokens.json"
@@ -46,35 +48,37 @@ class ClusterTokens:
         self._records = records
         self._entrance = entrance
 
-    def put(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version]) -> None:
+    def put(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version], say: Log) -> None:
         """Make exactly `tokens`, and the gateway's own, valid; as `DataPlane.put_tokens`."""
         content = self._write(endpoint, tokens)
         wanted = hashlib.sha256(content.encode()).hexdigest()
-        ready = [
-            pod["metadata"]["name"]
-            for version in versions
-            if version.target is Target.RUNNING
-            for pod in pods.ready(self._cluster.list("Pod", labels("model", version=version.id)))
-        ]
-        self._nudge(ready)
+        serving = [version for version in versions if version.target is Target.RUNNING]
+        waiting = self._ready(serving)
+        self._nudge(waiting)
         if endpoint.settings.is_async:
             self._tell_gateways(endpoint, content)
-        waiting = set(ready)
+        taken: set[str] = set()
 
-        def taken() -> bool:
-            waiting.difference_update([name for name in waiting if self._has_taken(name, wanted)])
-            return not waiting
+        def all_taken() -> bool:
+            taken.update(pod for pod in waiting - taken if not self._reason(pod, wanted))
+            return waiting <= taken
 
-        deadline = time.monotonic() + _ACKNOWLEDGE_S
-        while not wait_until(taken, _NUDGE_S, every_s=_LOOK_S):
-            if time.monotonic() < deadline:
-                with contextlib.suppress(Unavailable):  # as `_has_taken`
-                    self._nudge(waiting)
-                continue
-            raise Unavailable(
-                f"Not every replica of {endpoint.name!r} took the change of tokens within {_ACKNOWLEDGE_S:g} s; each takes "
-                "it when its node hands it on, after two minutes at most. `mlflow-domino status` shows what they do."
-            )
+        deadline, said = time.monotonic() + _ACKNOWLEDGE_S, False
+        while not wait_until(all_taken, _NUDGE_S, every_s=_LOOK_S):
+            with contextlib.suppress(Unavailable):  # as in `_reason`
+                # One that leaves is handed nothing any more, and others come in its place.
+                waiting = self._ready(serving)
+                self._nudge(waiting - taken)
+            if not said:
+                said = True
+                say(f"waiting until {', '.join(sorted(waiting - taken))} has the change of tokens …")
+            reasons = {pod: self._reason(pod, wanted) for pod in sorted(waiting - taken)}
+            if time.monotonic() > deadline and any(reasons.values()):
+                told = "; ".join(f"{pod} {reason}" for pod, reason in reasons.items() if reason)
+                raise Unavailable(
+                    f"Not every replica of {endpoint.name!r} took the change of tokens within {_ACKNOWLEDGE_S:g} s: {told}. "
+                    "Each takes it when its node hands it on; do it again to be told when all have."
+                )
 
     def ensure(self, endpoint: Endpoint, version: Version) -> None:
         """Have the file of tokens be there, without which pods do not start, and what gateways need beside."""
@@ -139,14 +143,21 @@ class ClusterTokens:
         except GatewayFailed as error:
             raise Unavailable(f"Not every gateway took the change of tokens: {error.message}") from error
 
-    def _has_taken(self, pod: str, wanted: str) -> bool:
+    def _ready(self, versions: Sequence[Version]) -> set[str]:
+        """Return the pods that serve, by name."""
+        found = [pods.ready(self._cluster.list("Pod", labels("model", version=version.id))) for version in versions]
+        return {str(pod["metadata"]["name"]) for each in found for pod in each}
+
+    def _reason(self, pod: str, wanted: str) -> str:
+        """Say why a pod does not use these tokens; empty where it does, or has ended."""
         try:
             _status, headers, _body = self._cluster.proxy(pod, manifests.PROBE_PORT, "/ready")
         except NotFound:
-            return True  # it has ended, and its successor reads them when it starts
+            return ""  # its successor reads them when it starts
         except Unavailable:
-            return False
-        return {k.lower(): v for k, v in headers.items()}.get("x-domino-tokens") == wanted
+            return "does not answer"
+        used = {k.lower(): v for k, v in headers.items()}.get("x-domino-tokens")
+        return "" if used == wanted else "uses those of before" if used else "has workers that differ"
 
     def _read(self, name: str) -> dict[str, str]:
         found = (self._cluster.get("Secret", name) or {}).get("data") or {}

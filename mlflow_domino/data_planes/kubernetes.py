@@ -238,8 +238,8 @@ class KubernetesDataPlane(DataPlane):
             unreachable = Observation(Status.UNREACHABLE, error.message)
             return [unreachable if v.target is Target.RUNNING else Observation(Status.STOPPED) for v in versions]
 
-    def put_tokens(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version]) -> None:
-        self.tokens.put(endpoint, tokens, versions)
+    def put_tokens(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version], say: Log) -> None:
+        self.tokens.put(endpoint, tokens, versions, say)
 
     def own_token(self, endpoint: Endpoint) -> str:
         return self.tokens.own(endpoint)

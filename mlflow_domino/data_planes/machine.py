@@ -25,7 +25,7 @@ __all__ = ["HARNESS_PACKAGE", "MachineDataPlane", "harness_files", "harness_sett
 
 _TAIL_LINES = 30
 _LOOKED_AT = 200
-_ACKNOWLEDGE_S = 10.0
+_ACKNOWLEDGE_S, _QUICK_S = 10.0, 2.0
 _LOOK_S = 0.01
 _IDLE_LOOKS = 20
 _DISPATCHER = "dispatcher"
@@ -172,7 +172,7 @@ class MachineDataPlane(DataPlane):
         except GatewayFailed:
             return True  # an Envoy that was killed is back in a moment
 
-    def put_tokens(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version]) -> None:
+    def put_tokens(self, endpoint: Endpoint, tokens: Sequence[Token], versions: Sequence[Version], say: Log) -> None:
         content = self.write_tokens(endpoint, tokens)
         ready = [
             (self.replica_folder(v, n), v.settings.workers)
@@ -181,7 +181,14 @@ class MachineDataPlane(DataPlane):
             for n in range(v.replicas)
             if self.state(v, n).state == "ready"
         ]
-        if not wait_until(lambda: all(replica.acknowledged(f, content, w) for f, w in ready), _ACKNOWLEDGE_S):
+
+        def all_taken() -> bool:
+            return all(replica.acknowledged(f, content, w) for f, w in ready)
+
+        if wait_until(all_taken, _QUICK_S):
+            return
+        say("waiting until every replica has the change of tokens …")
+        if not wait_until(all_taken, _ACKNOWLEDGE_S - _QUICK_S):
             raise Unavailable(
                 f"Not every replica of {endpoint.name!r} took the change of tokens within {_ACKNOWLEDGE_S:g} s; each "
                 "takes it with its next request. `mlflow-domino status` shows what they do."
