@@ -72,6 +72,8 @@ class Watchdog:
         """Look once at everything."""
         if self._slots.phase is Phase.FAILED:
             self._end_replica()
+        elif self._slots.phase is Phase.STARTING and self.told:
+            self._kill_all()  # of this its workers die, and of nothing else
         elif self._slots.phase is Phase.STARTING:
             self._watch_start()
         if self._leave_by is not None:

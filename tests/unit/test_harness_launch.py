@@ -156,6 +156,17 @@ def test_a_request_in_time_is_left_alone(tmp_path: Path, child: subprocess.Popen
     assert not slots.worker(1).retiring
 
 
+def test_a_start_that_is_told_to_end_has_not_failed(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
+    _, slots = watched(tmp_path, child)
+    slots.set_state(1, State.LOADING)
+    slots.phase = Phase.STARTING
+    watchdog = Watchdog(config(tmp_path), child.pid)
+    watchdog.pass_on(signal.SIGTERM)
+    assert child.wait() == -signal.SIGKILL
+    watchdog.look()
+    assert slots.phase is Phase.STARTING
+
+
 def test_the_gateways_deadline_counts_where_it_is_the_earlier_one() -> None:
     tracker = Tracker(60)
     in_five = {"HTTP_X_DOMINO_DEADLINE_MS": str(int((time.time() + 5) * 1000))}
