@@ -80,6 +80,16 @@ class Component:
         stopped = [self._slots.stop(request_id) for request_id in running]
         return any(stopped)
 
+    def progress(self) -> dict[str, dict[str, Any]]:
+        """Return how far predictions are, by what their senders call them; nothing of those whose model does not say."""
+        with self._lock:
+            mine = dict(self._mine)
+        return {
+            mine[note.request_id]: {"fraction": note.fraction, "text": note.text}
+            for note in self._slots.notes()
+            if note.request_id in mine
+        }
+
     def predict_raw(self, message: Any) -> dict[str, Any]:
         """Return the answer to a Seldon message, as JSON gave it; whatever goes wrong is a status document."""
         began, request_id = time.monotonic(), new_request_id()

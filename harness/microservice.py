@@ -83,6 +83,10 @@ def _application(
             raise NotFound("no prediction of this id is running here")
         return app.json.response(stopping=True), 202
 
+    @app.route("/progress", methods=["GET"])
+    def progress() -> Any:
+        return app.json.response(component.progress())
+
     @app.before_request
     def guard() -> None:
         if request.method == "OPTIONS" or request.path in _OPEN_PATHS:

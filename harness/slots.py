@@ -15,6 +15,8 @@ worker, 64 bytes each ``I`` pid, ``I`` state, ``I`` starts, ``I`` retiring, ``d`
                       ``d`` retired, ``Q`` requests (of this process)
 slot, 64 bytes each   ``d`` started (0: free), ``d`` deadline, ``16s`` request id, ``I`` overdue, ``16s`` id of the request
                       that is to be stopped
+note, 256 bytes each  of asynchronous replicas only, one for each slot: ``16s`` request id, ``d`` fraction (NaN: not told),
+                      ``H`` bytes of text, the text in UTF-8
 ====================  =================================================================================================
 
 Times are of ``time.monotonic()``, the same clock in all processes of a machine.
@@ -23,13 +25,14 @@ Times are of ``time.monotonic()``, the same clock in all processes of a machine.
 from __future__ import annotations
 
 import enum
+import math
 import mmap
 import os
 import struct
 import time
 from typing import Iterator, NamedTuple
 
-__all__ = ["Microservice", "Phase", "Retiring", "SlotRecord", "Slots", "State", "WorkerRecord"]
+__all__ = ["Microservice", "Note", "Phase", "Retiring", "SlotRecord", "Slots", "State", "WorkerRecord"]
 
 _MAGIC = b"DOMINO1\0"
 _BLOCK = 64
@@ -38,6 +41,8 @@ _WORD = struct.Struct("<I")
 _WORKER = struct.Struct("<IIIIdddQ")
 _SLOT = struct.Struct("<dd16sI16s")
 _STARTS = struct.Struct("<d56x")
+_NOTE = 256
+_NOTE_HEAD = struct.Struct("<16sdH")
 
 
 class Phase(enum.IntEnum):
@@ -104,6 +109,21 @@ class SlotRecord(NamedTuple):
     unwanted: bool
 
 
+class Note(NamedTuple):
+    """What the model says of how far it is with a request.
+
+    Attributes
+    ----------
+    fraction : float or None
+        From 0 to 1; None where it says only words.
+    text : str
+    """
+
+    request_id: str
+    fraction: float | None
+    text: str
+
+
 class Slots:
     """The mapped file. Workers are numbered from 1, as uWSGI does; the slots of a worker from 0.
 
@@ -126,7 +146,7 @@ class Slots:
     ) -> None:
         """Make the file, of a start that began at `started` or just now; `microservice`: whether one is waited for."""
         started = time.monotonic() if started is None else started
-        size = _BLOCK * (1 + workers * (1 + threads))
+        size = _BLOCK * (1 + workers * (1 + threads)) + (_NOTE * workers * threads if microservice else 0)
         beside = path + ".new"
         with open(beside, "wb") as file:
             header = struct.pack("<8sIIdII", _MAGIC, workers, threads, started, Phase.STARTING, microservice)
@@ -222,6 +242,33 @@ class Slots:
                     return True
         return False
 
+    def note(self, worker: int, index: int, note: Note) -> None:
+        """Write down how far the model is with the request in a slot; a long text is cut."""
+        text = note.text.encode("utf-8", "replace")[: _NOTE - _NOTE_HEAD.size].decode("utf-8", "ignore").encode()
+        fraction = math.nan if note.fraction is None else note.fraction
+        head = _NOTE_HEAD.pack(note.request_id.encode("ascii"), fraction, len(text))
+        at = self._note(worker, index)
+        self._map[at : at + _NOTE] = (head + text).ljust(_NOTE, b"\0")
+
+    def notes(self) -> list[Note]:
+        """Return how far the model is with each request in flight of which it has said so."""
+        return [
+            note
+            for worker in range(1, self.workers + 1)
+            for slot in self.in_flight(worker)
+            for note in [self._read_note(worker, slot.index)]
+            if note is not None and note.request_id == slot.request_id
+        ]
+
+    def _read_note(self, worker: int, index: int) -> Note | None:
+        at = self._note(worker, index)
+        block = self._map[at : at + _NOTE]
+        if block != self._map[at : at + _NOTE]:  # being written: there will be another look
+            return None
+        name, fraction, length = _NOTE_HEAD.unpack_from(block)
+        text = block[_NOTE_HEAD.size : _NOTE_HEAD.size + length].decode("utf-8", "replace")
+        return Note(name.rstrip(b"\0").decode("ascii", "replace"), None if math.isnan(fraction) else fraction, text)
+
     def in_flight(self, worker: int) -> list[SlotRecord]:
         """Return the requests that a worker is at."""
         return list(self._in_flight(worker))
@@ -240,3 +287,6 @@ class Slots:
 
     def _slot(self, worker: int, index: int) -> int:
         return _BLOCK * (1 + self.workers + (worker - 1) * self.threads + index)
+
+    def _note(self, worker: int, index: int) -> int:
+        return self._slot(self.workers, self.threads) + _NOTE * ((worker - 1) * self.threads + index)

@@ -37,9 +37,11 @@ class Ticket:
         Its place in the shared slots.
     descriptor : int or None
         The caller's connection.
+    thread : int
+        The thread that serves it.
     """
 
-    __slots__ = ("_answer", "deadline", "descriptor", "request_id", "slot", "started")
+    __slots__ = ("_answer", "deadline", "descriptor", "request_id", "slot", "started", "thread")
 
     def __init__(self, request_id: str, started: float, deadline: float, slot: int | None) -> None:
         self.request_id = request_id
@@ -47,6 +49,7 @@ class Ticket:
         self.deadline = deadline
         self.slot = slot
         self.descriptor: int | None = None
+        self.thread = threading.get_ident()
         self._answer = threading.Lock()
 
     def claim(self) -> bool:

@@ -21,6 +21,7 @@ from .log import Redaction, log
 from .metrics import Metrics
 from .opening import open_when_all_are_ready
 from .predictor import Predictor, load_predictor, summary
+from .progress import follow_progress
 from .readiness import Readiness
 from .service import Service
 from .sharing import allowance_s, dump_before, note_apart
@@ -101,6 +102,8 @@ class Worker:
             may_take_longer=tokens.is_gateway if self._config.is_async else None,
         )  # fmt: skip
         front = self._front(service, tracker, metrics, predictor)
+        if self._config.is_async and self._joiner is None:  # of joined predictions no one is at its own
+            follow_progress(self._slots, self._number, tracker, Redaction(self._config.secrets))
         self._finish_before_exit()
         threading.Thread(target=self._tick, args=(tokens, front), name="domino-ticker", daemon=True).start()
         faulthandler.cancel_dump_traceback_later()

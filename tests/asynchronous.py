@@ -46,6 +46,7 @@ class StandIn:
         self.looks = 0
         self.released = threading.Event()
         self.stoppable = False
+        self.progress: Any = {}
         self._stopped: set[str] = set()
         self._lock = threading.Lock()
         self._server = _serve(path, self)
@@ -125,6 +126,9 @@ def _serve(path: Path, stand_in: StandIn) -> _Server:
                 self._say(*answer)
 
         def do_GET(self) -> None:
+            if self.path == "/progress":
+                self._say(200, stand_in.progress)
+                return
             stand_in.looks += 1
             self._say(200 if stand_in.ready else 503, {})
 

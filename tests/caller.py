@@ -18,10 +18,12 @@ from tests.conftest import eventually
 
 _CLIENT = Path(__file__).resolve().parent / "clients" / "domino_async.py"
 
-#: A project that sleeps and fails as it is asked to; `VERSION` is to be set.
+#: A project that says how far it is, sleeps and fails as it is asked to; `VERSION` is to be set.
 MODEL = """
-import time
+import logging, time
+progress = logging.getLogger("domino.progress")
 def predict(x=0, s=0, fail="", **more):
+    progress.info("x is %s", x, extra={"fraction": 0.5})
     time.sleep(s)
     if fail:
         raise RuntimeError("a secret of the model's")
@@ -69,8 +71,8 @@ class Caller:
         return found
 
     def begun(self, prediction_id: str, *, within: float = 60) -> None:
-        """Wait until a model is at a prediction; one that has only just been leased may still be given back."""
-        eventually(lambda: (self.poll(prediction_id, details=True)["time_running_ms"] or 0) > 1000, within=within)
+        """Wait until the model says that it is at a prediction; one that has only been leased may still be given back."""
+        eventually(lambda: self.poll(prediction_id, details=True)["progress"], within=within)
 
     def _call(self, method: str, path: str, within: float, **options: Any) -> requests.Response:
         deadline = time.monotonic() + within

@@ -10,8 +10,18 @@ import pytest
 
 from mlflow_domino.errors import Conflict, NotFound
 from mlflow_domino.queue.database import Database
-from mlflow_domino.queue.prediction import Attempt, Lease, Outcome, State, Submission, Webhook, begun_ms
+from mlflow_domino.queue.prediction import (
+    Attempt,
+    Lease,
+    Outcome,
+    Progress,
+    State,
+    Submission,
+    Webhook,
+    begun_ms,
+)
 from mlflow_domino.queue.queue import Queue
+from mlflow_domino.queue.schema import predictions
 from mlflow_domino.queue.turn import Turn
 
 T = TypeVar("T")
@@ -127,6 +137,24 @@ class QueueContract:
         assert found.result == "2"
         assert desk.queue.counts()[E]["fenced"] == 1
 
+    @pytest.mark.parametrize("comes", ["answer", "loss", "word"])
+    def test_what_comes_of_a_lease_that_a_crashed_database_forgot_changes_nothing(self, desk: Desk, comes: str) -> None:
+        desk.submit()
+        (forgotten,) = desk.take()
+        again = {"state": int(State.QUEUED), "fence": 0, "owner": None, "due_ms": predictions.c.deadline_ms}
+        desk.database.write(lambda connection: connection.execute(predictions.update().values(**again)))
+        desk.clock.ms += 1
+        (lease,) = desk.take()
+        assert lease.fence == forgotten.fence
+        if comes == "answer":
+            assert not desk.finish(forgotten)
+        elif comes == "loss":
+            assert desk.lose(forgotten) is None
+        else:
+            desk.turn(lambda turn: turn.release(forgotten))
+        assert desk.state(lease.id) is State.RUNNING
+        assert desk.finish(lease)
+
     def test_many_dispatchers_never_lease_more_than_the_replicas_run(self, desk: Desk) -> None:
         for _ in range(60):
             desk.submit()
@@ -221,6 +249,41 @@ class QueueContract:
         found = desk.queue.get(E, prediction_id)
         assert found is not None
         assert (found.state, found.strikes, found.attempts) == (State.QUEUED, 0, ())
+
+    def test_the_time_of_a_run_that_was_lost_is_no_time_in_the_queue(self, desk: Desk) -> None:
+        prediction_id = desk.submit(deadline_ms=desk.clock.ms + 10)
+        desk.clock.ms += 4
+        (lease,) = desk.take()
+        desk.clock.ms += 5000
+        assert desk.turn(lambda turn: turn.abandon(prediction_id, lease.fence, {}, KEEP_MS), owner="two") == E
+        assert desk.turn(lambda turn: turn.expire({}, KEEP_MS)) == 0
+        desk.clock.ms += 6
+        assert desk.turn(lambda turn: turn.expire({}, KEEP_MS)) == 1
+        found = desk.queue.get(E, prediction_id)
+        assert found is not None
+        assert found.errors == ("it had not begun again by its deadline, after runs that were lost",)
+
+    def test_the_word_of_a_model_on_its_progress_is_kept_until_it_runs_again(self, desk: Desk) -> None:
+        def progress() -> Progress | None:
+            found = desk.queue.get(E, first.id)
+            assert found is not None
+            return found.progress
+
+        desk.submit()
+        (first,) = desk.take()
+        half = Progress(0.5, "5 of 10 \u0000 \ud800")
+        desk.turn(lambda turn: turn.note(first, half))
+        assert progress() == half
+        desk.turn(lambda turn: turn.release(first))
+        (second,) = desk.take()
+        assert progress() is None
+        desk.turn(lambda turn: turn.note(first, half))
+        assert progress() is None
+        words = Progress(None, "nearly there")
+        desk.turn(lambda turn: turn.note(second, words))
+        assert desk.finish(second)
+        desk.turn(lambda turn: turn.note(second, half))
+        assert progress() == words
 
     def test_what_waits_past_its_deadline_is_failed_and_says_so(self, desk: Desk) -> None:
         ids = [desk.submit(deadline_ms=desk.clock.ms + 10) for _ in range(3)]

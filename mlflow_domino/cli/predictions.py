@@ -40,7 +40,7 @@ def list_(out: Output, endpoint: str, status: str | None, limit: int, before: st
     rows = [
         (
             p["asyncPredictionId"],
-            p["phase"],
+            _state(p),
             p["priority"],
             p["submitted"],
             p["finished"],
@@ -89,6 +89,13 @@ def _of(out: Output, endpoint: str) -> Predictions:
 
     controller = out.open()
     return administered(controller, controller.endpoint(endpoint))
+
+
+def _state(line: dict[str, Any]) -> str:
+    """Return the state of a line, and how far the model is where it says so."""
+    progress = line.get("progress") or {}
+    fraction = progress.get("fraction")
+    return " ".join(filter(None, (line["phase"], "" if fraction is None else f"{fraction:.0%}")))
 
 
 def _text(value: Any) -> str:

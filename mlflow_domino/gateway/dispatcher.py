@@ -38,6 +38,7 @@ _SWEEP_S = 1.0
 #: Between two bites of what is removed: others write, too.
 _BITE_S = 0.1
 _BEAT_S = LEASE_S / 6
+_PROGRESS_S = 1.0
 _END_S = 5.0
 _LAST_ANSWERS_S = 1.0
 _KEEP_MS = 172_800_000
@@ -98,7 +99,7 @@ class Dispatcher:
         )
         self._say("dispatching predictions")
         works = [
-            self._follow(clerk, access), self._poll(clerk), self._beat(clerk), self._sweep(clerk),
+            self._follow(clerk, access), self._poll(clerk), self._beat(clerk), self._sweep(clerk), self._ask_progress(),
             Deliveries(clerk, private=lambda: self._private_webhooks).run(),
         ]  # fmt: skip
         tasks = [asyncio.ensure_future(work) for work in works]
@@ -240,6 +241,13 @@ class Dispatcher:
             if not self._alone and self._held():
                 for prediction_id in await clerk.do(lambda turn: turn.unwanted()):
                     self._cancel(prediction_id)
+
+    async def _ask_progress(self) -> None:
+        """Learn how far those predictions are that take long."""
+        while True:
+            await asyncio.sleep(_PROGRESS_S)
+            for lane in (*self._lanes.values(), *self._leaving):
+                lane.ask_progress()
 
     async def _beat(self, clerk: Clerk) -> None:
         """Keep the leases, learn which are gone and which are to be stopped, take over those of dispatchers that died."""

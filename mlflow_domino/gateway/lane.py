@@ -18,7 +18,7 @@ from mlflow_domino.gateway.exchange import Broken, Unreached
 from mlflow_domino.gateway.inventory import AsyncEndpoint
 from mlflow_domino.gateway.seldon import Answered
 from mlflow_domino.gateway.wake import say_ended
-from mlflow_domino.queue.prediction import Attempt, Lease, Outcome, State
+from mlflow_domino.queue.prediction import Attempt, Lease, Outcome, Progress, State
 from mlflow_domino.queue.turn import Turn
 
 __all__ = ["Lane"]
@@ -32,6 +32,8 @@ _FIRST_PAUSE_S = 0.05
 _LAST_PAUSE_S = 2.0
 #: The replica itself says that the time is over; then the connection is given up.
 _GRACE_S = 15.0
+#: Whoever asks how far a prediction is has waited for longer than this.
+_SLOW_S = 1.0
 #: What a replica says that has not begun.
 _NOT_BEGUN = ("BUSY", "NOT_READY")
 #: What it says that is not the model's own error, though it may have begun.
@@ -46,12 +48,15 @@ class _Replica:
     ----------
     refusals : int
         How often in a row it could not take what was sent.
+    asked : bool
+        Whether it is being asked how far its predictions are.
     """
 
     address: str
     flying: int = 0
     refusals: int = 0
     closed: bool = False
+    asked: bool = False
 
 
 @dataclass
@@ -64,6 +69,7 @@ class _Run:
     begun_ms: int
     begun: float = field(default_factory=time.monotonic)
     cancelled: bool = False
+    progress: Progress | None = None
 
 
 class Lane:
@@ -122,6 +128,15 @@ class Lane:
                 self._ready.remove(lease)
                 self._store(lease, _finish(lease, _CANCELLED_BEFORE, self._keep_ms))
                 return
+
+    def ask_progress(self) -> None:
+        """Learn how far those are that take long."""
+        begun = time.monotonic() - _SLOW_S
+        replicas = {run.replica.address: run.replica for run in self._running.values() if run.begun < begun}
+        for replica in replicas.values():
+            if not replica.asked:
+                replica.asked = True
+                self._begin(self._learn(replica))
 
     def drop(self, prediction_id: str) -> None:
         """Forget a lease that another dispatcher has now; an answer that still comes is not stored."""
@@ -303,6 +318,15 @@ class Lane:
 
         self._clerk.put(change, stored, written=lambda: say_ended(lease.id))
 
+    async def _learn(self, replica: _Replica) -> None:
+        told = await seldon.ask_progress(replica.address, self._token())
+        replica.asked = False
+        for prediction_id, progress in told.items():
+            run = self._running.get(prediction_id)
+            if run is not None and run.replica is replica and run.progress != progress:
+                run.progress = progress
+                self._clerk.put(_note(run.lease, progress), _written, durable=False)
+
     async def _stop(self, run: _Run) -> None:
         if not await seldon.stop(run.replica.address, self._token(), run.lease.id):
             run.cancelled = False
@@ -368,3 +392,12 @@ def _finish(lease: Lease, outcome: Outcome, keep_ms: int, ran_ms: int | None = N
 
 def _release(lease: Lease) -> Change:
     return lambda turn: turn.release(lease)
+
+
+def _note(lease: Lease, progress: Progress) -> Change:
+    return lambda turn: turn.note(lease, progress)
+
+
+def _written(_result: object, error: Exception | None) -> None:
+    if error is not None:
+        raise error

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_domino.gateway.exchange import Broken, Exchange, Unreached
+from mlflow_domino.queue.prediction import Progress
 
-__all__ = ["Answered", "ask_ready", "message", "predict", "stop"]
+__all__ = ["Answered", "ask_progress", "ask_ready", "message", "predict", "stop"]
 
 _PREDICTIONS = "/api/v1.0/predictions"
 _ASK_S = 3.0
+_LONGEST_TEXT = 300
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,24 @@ async def ask_ready(address: str) -> bool:
     return await _status(address, _request("GET", "/ready", "", b"")) == 200
 
 
+async def ask_progress(address: str, token: str) -> dict[str, Progress]:
+    """Return what the models of a replica say of its predictions, by their ids; replicas of early releases say nothing."""
+    status, raw = await _answer(address, _request("GET", "/progress", token, b""))
+    try:
+        told = json.loads(raw) if status == 200 else {}
+    except (ValueError, RecursionError):
+        told = {}
+    if not isinstance(told, dict):
+        return {}
+    return {name: _progress(one) for name, one in told.items() if isinstance(one, dict)}
+
+
+def _progress(told: dict[str, Any]) -> Progress:
+    fraction = told.get("fraction")
+    known = isinstance(fraction, int | float) and 0 <= fraction <= 1
+    return Progress(float(fraction or 0) if known else None, str(told.get("text", ""))[:_LONGEST_TEXT])
+
+
 async def stop(address: str, token: str, prediction_id: str) -> bool:
     """Whether a replica has stopped, or stops, a prediction that it runs."""
     request = _request("DELETE", f"{_PREDICTIONS}/{prediction_id}", token, b"")
@@ -80,11 +100,16 @@ async def stop(address: str, token: str, prediction_id: str) -> bool:
 
 async def _status(address: str, request: bytes) -> int:
     """Return the status of an answer, 0 where there is none."""
-    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    return (await _answer(address, request))[0]
 
-    def done(status: int, _raw: bytes, _error: Unreached | Broken | None) -> None:
+
+async def _answer(address: str, request: bytes) -> tuple[int, bytes]:
+    """Return the status of an answer, 0 where there is none, and its body."""
+    future: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+
+    def done(status: int, raw: bytes, _error: Unreached | Broken | None) -> None:
         if not future.done():
-            future.set_result(status)
+            future.set_result((status, raw))
 
     Exchange(address, request, _ASK_S, done)
     return await future

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ def brief(found: Prediction) -> dict[str, Any]:
         "submitted": _time(found.submitted_ms),
         "finished": _time(found.finished_ms),
         **({"errors": list(found.errors)} if found.errors else {}),
+        **({"progress": _progress(found)} if found.progress and found.state is State.RUNNING else {}),
     }
 
 
@@ -62,9 +64,14 @@ def detailed(
         "deadline": _time(found.deadline_ms),
         "time_in_queue_ms": max(0, (begun or ended) - found.submitted_ms),
         "time_running_ms": max(0, ended - begun) if begun else None,
+        "progress": _progress(found) if begun else None,
         "attempts": [_attempt(one) for one in found.attempts],
         "webhook": None if webhook is None else _webhook(webhook),
     }
+
+
+def _progress(found: Prediction) -> dict[str, Any] | None:
+    return None if found.progress is None else dataclasses.asdict(found.progress)
 
 
 def _attempt(one: Attempt) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
-    "FINISHED", "PRIORITIES", "UNFINISHED", "Attempt", "Delivery", "Lease", "Outcome", "Prediction", "State", "Submission", "Webhook",
-    "begun_ms", "new_prediction_id", "now_ms",
+    "FINISHED", "PRIORITIES", "UNFINISHED", "Attempt", "Delivery", "Lease", "Outcome", "Prediction", "Progress", "State",
+    "Submission", "Webhook", "begun_ms", "new_prediction_id", "now_ms",
 ]  # fmt: skip
 
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -113,6 +113,21 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """What a model says of how far it is.
+
+    Attributes
+    ----------
+    fraction : float or None
+        From 0 to 1; None where it says only words.
+    text : str
+    """
+
+    fraction: float | None
+    text: str
+
+
+@dataclass(frozen=True)
 class Prediction:
     """One row of the queue.
 
@@ -133,6 +148,8 @@ class Prediction:
         Of one that ended; the result is JSON.
     attempts : tuple of Attempt
         Runs that were lost.
+    progress : Progress or None
+        The last word of the model that runs or ran it.
     """
 
     id: str
@@ -154,15 +171,23 @@ class Prediction:
     result: str | None
     errors: tuple[str, ...]
     attempts: tuple[Attempt, ...]
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)
 class Lease:
-    """A prediction that a dispatcher may have run."""
+    """A prediction that a dispatcher may have run.
+
+    Attributes
+    ----------
+    leased_ms : int
+        When; a database that crashed may have forgotten an earlier lease, and given its fence again.
+    """
 
     id: str
     endpoint_id: str
     fence: int
+    leased_ms: int
     request: str
     submitted_ms: int
     deadline_ms: int

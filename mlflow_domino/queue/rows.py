@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from mlflow_domino.queue.prediction import Attempt, Prediction, State
+from mlflow_domino.queue.prediction import Attempt, Prediction, Progress, State
 from mlflow_domino.queue.schema import COUNTED
 from mlflow_domino.queue.statements import ADD
 
@@ -25,6 +25,7 @@ def prediction_of(row: sa.Row[Any]) -> Prediction:
     values["cancel"], values["webhook"] = bool(values["cancel"]), bool(values["webhook"])
     values["errors"] = tuple(json.loads(values["errors"] or "[]"))
     values["attempts"] = attempts_from(values["attempts"])
+    values["progress"] = Progress(**json.loads(values["progress"])) if values["progress"] else None
     return Prediction(**values)
 
 

@@ -41,6 +41,7 @@ predictions = sa.Table(
     sa.Column("result", sa.Text),
     sa.Column("errors", sa.Text),
     sa.Column("attempts", sa.Text),
+    sa.Column("progress", sa.Text),
     # What is next of an endpoint, how much waits, and what ran last: each a short walk along this index.
     sa.Index("domino_predictions_lane", "endpoint_id", "state", "priority", "id"),
     sa.Index("domino_predictions_due", "state", "due_ms"),

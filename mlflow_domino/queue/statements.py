@@ -72,8 +72,13 @@ def _value(name: str) -> Any:
 _columns = predictions.c
 _running = _columns.state == int(State.RUNNING)
 _mine = _running & (_columns.owner == _value("of_owner"))
-#: A running prediction, unless the fence has moved on.
-_leased = (_columns.id == _value("of_id")) & (_columns.fence == _value("of_fence")) & _running
+#: A running prediction, unless the fence has moved on, or was lost with the lease and given again.
+_leased = (
+    (_columns.id == _value("of_id"))
+    & (_columns.fence == _value("of_fence"))
+    & (_columns.started_ms == _value("of_leased_ms"))
+    & _running
+)
 _own = (_columns.id == _value("of_id")) & (_columns.endpoint_id == _value("of_endpoint"))
 
 SUBMIT = Statement(
@@ -107,7 +112,7 @@ LEASE = Statement(
     .where(_columns.id == _value("of_id"))
     .values(
         state=int(State.RUNNING), fence=_columns.fence + 1, owner=_value("of_owner"), version=_value("of_version"),
-        started_ms=_value("at_ms"), due_ms=_value("at_ms"),
+        started_ms=_value("at_ms"), due_ms=_value("at_ms"), progress=sa.null(),
     )
 )  # fmt: skip
 RENEW = Statement(

@@ -6,12 +6,12 @@ import collections
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from mlflow_domino.queue.deliveries import claim, delivered, undelivered
-from mlflow_domino.queue.prediction import FINISHED, Attempt, Delivery, Lease, Outcome, State
+from mlflow_domino.queue.prediction import FINISHED, Attempt, Delivery, Lease, Outcome, Progress, State
 from mlflow_domino.queue.rows import attempts_from, attempts_to, count
 from mlflow_domino.queue.schema import BUCKETS_S, deliveries, keys, predictions
 from mlflow_domino.queue.statements import FINISH, LEASE, NEXT, OTHERS, RENEW, RENEWED, TELL, UNWANTED
@@ -32,8 +32,24 @@ _HISTORY = 100
 _REASON = 500
 
 _columns = predictions.c
+_TOO_LATE = sa.case(
+    (_columns.attempts.is_(None), json.dumps(["it had not begun by its deadline"])),
+    else_=json.dumps(["it had not begun again by its deadline, after runs that were lost"]),
+)
 #: Of a deadline in a row of `NEXT`.
 _DUE = 5
+
+
+class _Held(NamedTuple):
+    """Which lease of a prediction; with the time, since a database that crashed may give a fence twice."""
+
+    id: str
+    fence: int
+    leased_ms: int
+
+
+def _held(lease: Lease) -> _Held:
+    return _Held(lease.id, lease.fence, lease.leased_ms)
 
 
 class Turn:
@@ -87,7 +103,7 @@ class Turn:
             late = [row for row in found if row[_DUE] <= self._at_ms]
             for row in late:
                 self._expire(row[0], endpoint_id, keep_ms)
-            leases = [_lease(endpoint_id, row) for row in found if row[_DUE] > self._at_ms]
+            leases = [self._leased(endpoint_id, row) for row in found if row[_DUE] > self._at_ms]
             self._lease([lease.id for lease in leases], version)
             taken += leases
             if not late:
@@ -104,6 +120,12 @@ class Turn:
         values = {"of_owner": self._owner, "of_version": version, "at_ms": self._at_ms}
         if ids:
             LEASE.many(self._connection, [{"of_id": one, **values} for one in ids])
+
+    def _leased(self, endpoint_id: str, row: tuple[Any, ...]) -> Lease:
+        one, fence, request, submitted_ms, deadline_ms, _, strikes, webhook = row
+        return Lease(
+            one, endpoint_id, fence + 1, self._at_ms, request, submitted_ms, deadline_ms, strikes, bool(webhook)
+        )
 
     def renew(self) -> dict[str, tuple[int, bool]]:
         """Show that this dispatcher lives, and return its leases: fence, and whether a caller wants it stopped."""
@@ -125,8 +147,8 @@ class Turn:
     def finish(self, lease: Lease, outcome: Outcome, *, keep_ms: int, ran_ms: int | None = None) -> bool:
         """Store how a prediction ended; false where the lease is no longer valid, and nothing changed."""
         values = {
-            "of_id": lease.id, "of_fence": lease.fence, "of_owner": self._owner, "at_ms": self._at_ms, "to_state": int(outcome.state),
-            "to_result": outcome.result, "to_due_ms": self._at_ms + keep_ms,
+            "of_id": lease.id, "of_fence": lease.fence, "of_leased_ms": lease.leased_ms, "of_owner": self._owner,
+            "at_ms": self._at_ms, "to_state": int(outcome.state), "to_result": outcome.result, "to_due_ms": self._at_ms + keep_ms,
             "to_errors": json.dumps(outcome.errors, ensure_ascii=False) if outcome.errors else None,
         }  # fmt: skip
         counted = self._counts[lease.endpoint_id]
@@ -146,7 +168,11 @@ class Turn:
 
     def release(self, lease: Lease) -> None:
         """Give back what was leased and not sent to any replica."""
-        self._change(lease.id, lease.fence, {"state": int(State.QUEUED), "owner": None, "due_ms": lease.deadline_ms})
+        self._change(_held(lease), {"state": int(State.QUEUED), "owner": None, "due_ms": lease.deadline_ms})
+
+    def note(self, lease: Lease, progress: Progress) -> None:
+        """Write down how far the model is."""
+        self._change(_held(lease), {"progress": json.dumps(dataclasses.asdict(progress))})
 
     def lose(self, lease: Lease, attempt: Attempt, *, most: int, keep_ms: int, strike: bool = True) -> State | None:
         """Queue a prediction again whose run came to nothing, or fail it where that was the last attempt.
@@ -165,12 +191,12 @@ class Turn:
         pause_ms = _pause_ms(strikes) if strike else 0
         over = strikes >= most or losses >= _MOST_LOSSES
         return self._again(
-            lease.id, row, attempt, (strikes, losses), pause_ms=None if over else pause_ms, keep_ms=keep_ms
+            _held(lease), row, attempt, (strikes, losses), pause_ms=None if over else pause_ms, keep_ms=keep_ms
         )
 
     def keep_running(self, lease: Lease) -> None:
         """Note that a prediction whose caller wanted it stopped could not be."""
-        self._change(lease.id, lease.fence, {"cancel": 0})
+        self._change(_held(lease), {"cancel": 0})
 
     def abandon(self, prediction_id: str, fence: int, keep_ms: Mapping[str, int], default_keep_ms: int) -> str | None:
         """Queue again what a dispatcher had leased that is gone, at first at once; return the endpoint's id."""
@@ -181,7 +207,7 @@ class Turn:
         losses = row.losses + 1
         pause_ms = _pause_ms(losses - _FORGIVEN) if losses > _FORGIVEN else 0
         state = self._again(
-            prediction_id, row, attempt, (row.strikes, losses), pause_ms=None if losses >= _MOST_LOSSES else pause_ms,
+            _Held(prediction_id, fence, row.started_ms), row, attempt, (row.strikes, losses), pause_ms=None if losses >= _MOST_LOSSES else pause_ms,
             keep_ms=keep_ms.get(row.endpoint_id, default_keep_ms),
         )  # fmt: skip
         return None if state is None else str(row.endpoint_id)
@@ -202,7 +228,7 @@ class Turn:
         return self._connection.execute(query).one_or_none()
 
     def _again(
-        self, prediction_id: str, row: sa.Row[Any], attempt: Attempt, lost: tuple[int, int], *, pause_ms: int | None, keep_ms: int
+        self, held: _Held, row: sa.Row[Any], attempt: Attempt, lost: tuple[int, int], *, pause_ms: int | None, keep_ms: int
     ) -> State | None:  # fmt: skip
         """Queue again what was lost so often, after a pause; fail it where that is None, and cancel it where that was asked."""
         attempt = dataclasses.replace(attempt, reason=attempt.reason[:_REASON])
@@ -217,19 +243,23 @@ class Turn:
             values |= self._failed([reason], keep_ms)
         else:
             state = State.DELAYED if pause_ms else State.QUEUED
-            values["due_ms"] = self._at_ms + pause_ms if pause_ms else row.deadline_ms
-        if not self._change(prediction_id, attempt.fence, values | {"state": int(state)}):
+            # The deadline is of the time in the queue, and while it ran it was not there.
+            deadline_ms = row.deadline_ms + max(0, self._at_ms - attempt.begun_ms)
+            values["deadline_ms"] = deadline_ms
+            values["due_ms"] = self._at_ms + pause_ms if pause_ms else deadline_ms
+        if not self._change(held, values | {"state": int(state)}):
             return None
         ended = state in FINISHED
         self._counts[row.endpoint_id][state.name.lower() if ended else "retried"] += 1
         if ended and row.webhook:
-            self._tell([prediction_id])
+            self._tell([held.id])
         return state
 
-    def _change(self, prediction_id: str, fence: int, values: Mapping[str, object]) -> bool:
-        """Change a running prediction; false where the fence has moved on."""
-        same = (_columns.id == prediction_id) & (_columns.fence == fence) & (_columns.state == int(State.RUNNING))
-        return self._connection.execute(predictions.update().where(same).values(**values)).rowcount == 1
+    def _change(self, held: _Held, values: Mapping[str, object]) -> bool:
+        """Change a running prediction; false where the lease is no longer valid."""
+        same = (_columns.id == held.id) & (_columns.fence == held.fence) & (_columns.started_ms == held.leased_ms)
+        running = _columns.state == int(State.RUNNING)
+        return self._connection.execute(predictions.update().where(same & running).values(**values)).rowcount == 1
 
     def _failed(self, errors: Sequence[str], keep_ms: int) -> dict[str, object]:
         return {
@@ -263,7 +293,7 @@ class Turn:
 
     def _expire(self, prediction_id: str, endpoint_id: str, keep_ms: int) -> None:
         queued = (_columns.id == prediction_id) & (_columns.state == int(State.QUEUED))
-        values = self._failed(["it had not begun by its deadline"], keep_ms)
+        values = self._failed([], keep_ms) | {"errors": _TOO_LATE}
         if self._connection.execute(predictions.update().where(queued).values(**values)).rowcount == 1:
             self._counts[endpoint_id]["expired"] += 1
             self._tell([prediction_id])
@@ -307,8 +337,3 @@ def _observe(counted: collections.Counter[str], name: str, ms: int) -> None:
     bucket = next(n for n, limit in enumerate(BUCKETS_S) if ms <= limit * 1000)
     counted[f"{name}_{bucket}"] += 1
     counted[f"{name}_ms"] += max(0, ms)
-
-
-def _lease(endpoint_id: str, row: tuple[Any, ...]) -> Lease:
-    one, fence, request, submitted_ms, deadline_ms, _, strikes, webhook = row
-    return Lease(one, endpoint_id, fence + 1, request, submitted_ms, deadline_ms, strikes, bool(webhook))

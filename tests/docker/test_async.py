@@ -71,8 +71,8 @@ def test_tokens_are_those_of_the_endpoint_from_the_moment_that_the_command_retur
 def test_an_update_finishes_what_runs_on_the_old_version_and_runs_the_rest_on_the_new(
     caller: Caller, deployment: Deployment, tmp_path: Path
 ) -> None:
-    ids = [caller.submit(x=n, s=3 if n < 2 else 0) for n in range(20)]
-    eventually(lambda: caller.poll(ids[1], details=True)["phase"] == "running")
+    ids = [caller.submit(x=n, s=5 if n < 2 else 0) for n in range(20)]
+    caller.begun(ids[1])
     deployment.update("queued", project(deployment, tmp_path, 2))
     ids += [caller.submit(x=n) for n in range(20, 30)]
     found = [caller.poll(one, details=True) for one in ids if caller.ended(one)]

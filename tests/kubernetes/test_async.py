@@ -182,7 +182,7 @@ def test_an_update_finishes_what_runs_on_the_old_version_and_runs_the_rest_on_th
     caller: Caller, deployment: Deployment, tmp_path: Path
 ) -> None:
     long = [caller.submit(x=n, s=8) for n in range(2)]
-    eventually(lambda: caller.poll(long[1], details=True)["phase"] == "running")
+    caller.begun(long[1])
     meanwhile: list[str] = []
     submitting = threading.Thread(target=lambda: meanwhile.extend(caller.submit(x=n, s=0.1) for n in range(30)))
     submitting.start()

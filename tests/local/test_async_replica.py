@@ -230,6 +230,24 @@ def test_a_prediction_is_stopped_when_the_gateway_says_so_and_its_neighbour_is_n
         poll(lambda: replica.predict(seconds=0).status == 200)
 
 
+def test_a_model_says_how_far_it_is(python: Path, tmp_path: Path) -> None:
+    def said() -> object:
+        return replica.ask("GET", "/progress").json
+
+    with serving_messages("tells_its_progress", python, threads=2) as replica, ThreadPoolExecutor(1) as pool:
+        assert said() == {}
+        running = pool.submit(replica.predict, until=str(tmp_path / "go"))
+        poll(lambda: said() == {"p-1": {"fraction": 0.25, "text": "from here"}})
+        assert replica.ask("GET", "/progress", authorization=caller()).status == 401
+        (tmp_path / "go.1").touch()
+        poll(lambda: said() == {"p-1": {"fraction": None, "text": "from a thread"}})
+        (tmp_path / "go.2").touch()
+        poll(lambda: said() == {"p-1": {"fraction": 0.75, "text": "from a process"}})
+        (tmp_path / "go.3").touch()
+        assert running.result().json["jsonData"] == "done"
+        assert said() == {}
+
+
 # ---- processes -------------------------------------------------------------------------------------------------------
 
 

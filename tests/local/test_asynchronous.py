@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
-import time
-import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +19,10 @@ from mlflow_domino.errors import DominoError, InvalidInput, Unsupported
 from mlflow_domino.home import Home
 from mlflow_domino.models import Status
 from mlflow_domino.views import EndpointView
+from tests.caller import MODEL, Caller, published_client, run_client
 from tests.conftest import eventually
 from tests.deployment import Deployment
 from tests.faults import KINDS, kill
-
-CLIENT = Path(__file__).resolve().parents[1] / "clients" / "domino_async.py"
-MODEL = """
-import time
-def predict(x=0, s=0, fail="", **more):
-    time.sleep(s)
-    if fail:
-        raise RuntimeError("a secret of the model's")
-    return {"version": VERSION, "x": x, **more}
-"""
 
 
 @pytest.fixture
@@ -44,58 +32,6 @@ def made(deployment: Deployment, tmp_path: Path) -> EndpointView:
 
 def project(deployment: Deployment, tmp_path: Path, version: int) -> str:
     return deployment.project(tmp_path / str(version), MODEL, VERSION=version)
-
-
-class Caller:
-    """Submits and polls, as a patient client does."""
-
-    def __init__(self, view: EndpointView, token: str) -> None:
-        self.url = view.url
-        self.headers = {"Authorization": f"Bearer {token}"}
-
-    def submit(self, **parameters: Any) -> str:
-        while True:
-            answer = requests.post(self.url, json={"parameters": parameters}, headers=self.headers, timeout=30)
-            if answer.status_code < 500:
-                assert answer.status_code == 200, answer.text
-                return str(answer.json()["asyncPredictionId"])
-            time.sleep(0.05)
-
-    def poll(self, prediction_id: str) -> dict[str, Any]:
-        answer = requests.get(f"{self.url}/{prediction_id}", headers=self.headers, timeout=30)
-        return answer.json() if answer.ok else {"status": answer.status_code}
-
-    def ended(self, prediction_id: str, within: float = 60) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-
-        def look() -> bool:
-            found.clear()
-            found.update(self.poll(prediction_id))
-            return found["status"] in ("succeeded", "failed")
-
-        eventually(look, within=within, every=0.1)
-        return found
-
-
-def published_client(folder: Path, view: EndpointView, token: str, parameters: dict[str, Any]) -> Path:
-    """Return the published client with its four constants edited, as it says."""
-    url = urllib.parse.urlsplit(view.url)
-    values = {
-        "REQUEST_PARAMETERS": parameters, "DOMINO_URL": f"{url.scheme}://{url.netloc}", "MODEL_ID": view.endpoint.id,
-        "MODEL_ACCESS_TOKEN": token,
-    }  # fmt: skip
-    text = CLIENT.read_text()
-    for name, value in values.items():
-        pattern = rf"^{name} = (\{{.*?^\}}|\".*?\")$"
-        text, edits = re.subn(pattern, lambda _, n=name, v=value: f"{n} = {v!r}", text, flags=re.DOTALL | re.MULTILINE)
-        assert edits == 1
-    path = folder / "client.py"
-    path.write_text(text)
-    return path
-
-
-def run_client(path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=120)
 
 
 def test_dominos_published_client_gets_its_answer(made: EndpointView, deployment: Deployment, tmp_path: Path) -> None:
@@ -140,10 +76,23 @@ def test_predict_of_mlflow_waits_for_the_answer(made: EndpointView, deployment: 
         client.predict("queued", {"instances": [[1]]})
 
 
+def test_a_model_says_how_far_it_is(made: EndpointView, deployment: Deployment, capsys: Any) -> None:
+    caller = Caller(made.url, deployment.token)
+    prediction_id = caller.submit(x=7, s=4)
+    said = {"fraction": 0.5, "text": "x is 7"}
+    eventually(lambda: caller.poll(prediction_id, details=True)["progress"] == said, within=30)
+    assert main(["predictions", "list", "queued"]) == 0
+    assert "running 50%" in capsys.readouterr().out
+    assert "progress" not in caller.poll(prediction_id)
+    assert caller.ended(prediction_id)["status"] == "succeeded"
+    assert main(["predictions", "show", "queued", prediction_id]) == 0
+    assert json.dumps(said) in capsys.readouterr().out
+
+
 def test_an_update_under_load_answers_everything_once(
     made: EndpointView, deployment: Deployment, tmp_path: Path
 ) -> None:
-    caller = Caller(made, deployment.token)
+    caller = Caller(made.url, deployment.token)
     ids = [caller.submit(x=n, s=0.02) for n in range(40)]
     deployment.update("queued", project(deployment, tmp_path, 2))
     ids += [caller.submit(x=n) for n in range(40, 60)]
@@ -154,7 +103,7 @@ def test_an_update_under_load_answers_everything_once(
 
 
 def test_what_waits_outlives_a_stop_and_down_and_up(made: EndpointView, deployment: Deployment) -> None:
-    caller = Caller(made, deployment.token)
+    caller = Caller(made.url, deployment.token)
     ids = [caller.submit(x=n, s=0.2) for n in range(10)]
     deployment.controller.stop("queued")
     refused = requests.post(caller.url, json={"parameters": {}}, headers=caller.headers, timeout=30)
@@ -174,7 +123,7 @@ def test_a_deleted_endpoint_takes_its_predictions_and_the_dispatcher_along(
     deployment: Deployment, tmp_path: Path, home: Home
 ) -> None:
     view = deployment.create("passing", project(deployment, tmp_path, 1), is_async=True)
-    caller = Caller(view, deployment.token)
+    caller = Caller(view.url, deployment.token)
     caller.ended(caller.submit(x=1))
     deployment.controller.delete("passing")
     assert requests.get(caller.url, headers=caller.headers, timeout=30).status_code == 404
@@ -202,7 +151,7 @@ def test_the_command_line_lists_shows_and_repeats(made: EndpointView, deployment
         code = main(words)
         return code, capsys.readouterr().out
 
-    caller = Caller(made, deployment.token)
+    caller = Caller(made.url, deployment.token)
     good, bad = caller.submit(x=1), caller.submit(fail="yes")
     for one in (good, bad):
         caller.ended(one)
@@ -216,7 +165,7 @@ def test_the_command_line_lists_shows_and_repeats(made: EndpointView, deployment
     assert run("predictions", "retry", "queued", bad)[0] == 0
     assert caller.ended(bad)["status"] == "failed"
     assert run("predictions", "cancel", "queued", good)[0] == 2
-    assert run("predictions", "show", "queued", "nothing")[0] == 2
+    assert run("predictions", "show", "queued", "nothing")[0] == 3
     assert "0 wait" in run("status")[1]
     assert json.loads(run("status", "--json")[1])["endpoints"][0]["queue"]["running"] == 0
     assert "1 succeeded, 2 failed, " in run("status", "queued")[1]
@@ -237,20 +186,12 @@ def test_remote_data_planes_refuse_unless_they_have_a_queue(deployment: Deployme
 
 
 def test_nothing_is_lost_while_processes_are_killed(made: EndpointView, deployment: Deployment) -> None:
-    caller = Caller(made, deployment.token)
+    caller = Caller(made.url, deployment.token)
     ids = []
     for kind in KINDS:
         for n in range(5):
-            ids.append(_patiently(caller, x=n, s=0.1))
+            ids.append(caller.submit(x=n, s=0.1))
         eventually(lambda k=kind: kill(deployment.home, k), within=60)
     for one in ids:
         found = caller.ended(one, within=90)
         assert found["status"] == "succeeded", found
-
-
-def _patiently(caller: Caller, **parameters: Any) -> str:
-    while True:
-        try:
-            return caller.submit(**parameters)
-        except requests.ConnectionError:
-            time.sleep(0.05)

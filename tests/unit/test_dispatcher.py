@@ -264,6 +264,33 @@ def test_a_dispatcher_that_is_told_to_end_stores_what_comes_and_gives_back_the_r
     assert len(served.stand_ins[0].seen) == 6
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"fraction": 0.25, "text": "1 of 4"}, {"fraction": 0.25, "text": "1 of 4"}),
+        ({"fraction": 7, "text": 7, "more": 1}, {"fraction": None, "text": "7"}),
+        ({}, {"fraction": None, "text": ""}),
+    ],
+)
+def test_how_far_a_prediction_is_can_be_seen_while_it_runs(served: Gateway, said: object, told: object) -> None:
+    (replica,) = served.stand_ins
+    slow, other = served.submit(do="wait"), served.submit(do="wait")
+    replica.progress = {slow: said, "another": {"fraction": 1}, other: "nothing"}
+    eventually(lambda: served.show(slow)["progress"] == told)
+    assert served.show(other)["progress"] is None
+    listed = {one["asyncPredictionId"]: one.get("progress") for one in served.call("GET").json["predictions"]}
+    assert listed == {slow: told, other: None}
+    replica.released.set()
+    assert served.ended(slow)["progress"] == told
+
+
+def test_a_replica_that_knows_of_no_progress_answers_all_the_same(served: Gateway) -> None:
+    (replica,) = served.stand_ins
+    replica.progress = ["what is this?"]
+    found = served.ended(served.submit(do="sleep", s=2.5))
+    assert (found["status"], found["progress"]) == ("succeeded", None)
+
+
 def test_a_running_prediction_is_stopped_or_says_that_it_was_not(served: Gateway) -> None:
     (replica,) = served.stand_ins
     prediction_id = served.submit(do="wait")

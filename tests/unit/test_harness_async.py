@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import resource
 import socket
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,11 @@ from harness.errors import Lost, NotReady, Overdue, Overloaded, Unauthorized
 from harness.launch import _check_microservice
 from harness.log import Redaction
 from harness.opening import ending_the_start, open_microservice, open_when_all_are_ready
+from harness.progress import Progress
 from harness.readiness import Readiness
 from harness.relay import Relay
 from harness.seldon import _environment
-from harness.slots import Microservice, Phase, Slots, State
+from harness.slots import Microservice, Note, Phase, Slots, State
 from harness.status import Status
 from harness.tokens import Tokens
 from harness.tracker import Tracker
@@ -247,6 +250,23 @@ def test_a_request_is_stopped_by_its_id_and_not_the_one_that_took_its_place(slot
     assert [slot.unwanted for slot in slots.in_flight(2)] == [False]
 
 
+def test_a_note_is_of_the_request_that_has_the_slot_now(slots: Slots) -> None:
+    slots.take(2, 1, A, time.monotonic() + 60)
+    assert slots.notes() == []
+    slots.note(2, 1, Note(A, 0.5, "half"))
+    assert slots.notes() == [Note(A, 0.5, "half")]
+    slots.note(2, 1, Note(A, None, "é" * 200))
+    (note,) = slots.notes()
+    assert (note.fraction, note.text) == (None, "é" * len(note.text))
+    assert 110 < len(note.text) < 128
+    slots.take(1, 0, B, time.monotonic() + 60)
+    slots.note(1, 0, Note(B, 0.0, ""))
+    assert [note.request_id for note in slots.notes()] == [B, A]
+    slots.take(2, 1, B, time.monotonic() + 60)
+    slots.free(1, 0)
+    assert slots.notes() == []
+
+
 def test_a_replica_opens_when_workers_and_microservice_are_ready_in_any_order(
     slots: Slots, status: Status, tmp_path: Path
 ) -> None:
@@ -285,6 +305,55 @@ def test_a_microservice_that_fails_ends_a_start_and_nothing_else(slots: Slots, s
     with pytest.raises(ValueError, match="again"), ending_the_start(slots, status):
         raise ValueError("again")
     assert slots.phase is Phase.READY
+
+
+# ---- progress --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def handler(slots: Slots) -> Progress:
+    return Progress(slots, 1, Tracker(60, slots=slots), Redaction({"PASSWORD": "geheim"}))
+
+
+def say(handler: Progress, text: object = "on", *args: object, **extra: object) -> list[tuple[float | None, str]]:
+    logger = logging.Logger("domino.progress", logging.INFO)
+    logger.addHandler(handler)
+    logger.info(text, *args, extra=extra)
+    return [(note.fraction, note.text) for note in handler._slots.notes()]
+
+
+def test_what_a_model_says_is_of_the_request_whose_thread_says_it(handler: Progress) -> None:
+    first = handler._tracker.begin({"HTTP_X_REQUEST_ID": A})
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(handler._tracker.begin, {"HTTP_X_REQUEST_ID": B}).result()
+        say(handler, "%d of %d", 1, 4, fraction=0.25)
+        pool.submit(say, handler, "b").result()
+        assert handler._slots.notes() == [Note(A, 0.25, "1 of 4"), Note(B, None, "b")]
+        with ThreadPoolExecutor(1) as own:  # the model's own thread, whose request nobody knows
+            own.submit(say, handler, "which?").result()
+            assert [note.text for note in handler._slots.notes()] == ["1 of 4", "b"]
+            handler._tracker.end(first)
+            own.submit(say, handler, "the only one").result()
+    assert handler._slots.notes() == [Note(B, None, "the only one")]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "told"),
+    [(0, 0.0), (True, 1.0), (7, 1.0), (-1, 0.0), ("0.5", 0.5), (float("nan"), None), ("half", None), (None, None), (10**400, None)],
+)  # fmt: skip
+def test_a_fraction_is_a_share_of_the_whole_or_nothing(handler: Progress, fraction: object, told: float | None) -> None:
+    handler._tracker.begin({})
+    assert say(handler, fraction=fraction) == [(told, "on")]
+
+
+def test_progress_tells_no_variable_and_never_fails_the_model(
+    handler: Progress, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert say(handler) == []
+    handler._tracker.begin({})
+    assert say(handler, "with geheim\nand more") == [(None, "with <PASSWORD> and more")]
+    assert say(handler, "%d rows", "no number") == [(None, "with <PASSWORD> and more")]
+    assert "Logging error" in capsys.readouterr().err
 
 
 # ---- who may ---------------------------------------------------------------------------------------------------------

@@ -149,7 +149,18 @@ def test_what_runs_for_each_prediction_walks_an_index_and_sorts_nothing(tmp_path
         POLL: {"of_id": "x", "of_endpoint": "e"},
         NEXT: {"of_endpoint": "e", "most": 5},
         FINISH: dict.fromkeys(
-            ("of_id", "of_fence", "of_owner", "to_state", "to_result", "to_errors", "at_ms", "to_due_ms"), 1
+            (
+                "of_id",
+                "of_fence",
+                "of_leased_ms",
+                "of_owner",
+                "to_state",
+                "to_result",
+                "to_errors",
+                "at_ms",
+                "to_due_ms",
+            ),
+            1,
         ),
         LEASE: dict.fromkeys(("of_id", "of_owner", "of_version", "at_ms"), 1),
         RENEWED: {"of_owner": "o"},
