@@ -21,12 +21,12 @@ from mlflow_domino.cluster import Cluster
 from mlflow_domino.controller import Controller
 from mlflow_domino.errors import Conflict, DominoError, Unsupported
 from mlflow_domino.home import Home
-from mlflow_domino.labels import labels
 from mlflow_domino.views import EndpointView
 from tests.caller import MODEL, Caller, published_client, run_client
 from tests.conftest import eventually
 from tests.deployment import Deployment
 from tests.kubernetes.conftest import REGISTRY, left_behind
+from tests.kubernetes.hand import kubectl, running
 from tests.kubernetes.stage import own_host
 from tests.postgresql import PostgreSQL, postgresql
 
@@ -101,21 +101,6 @@ def rows(database: PostgreSQL, endpoint_id: str) -> list[tuple[str, int, str]]:
             return [tuple(row) for row in connection.execute(sa.text(query), {"e": endpoint_id})]
     finally:
         engine.dispose()
-
-
-def kubectl(cluster: Cluster, *words: str) -> str:
-    argv = ["kubectl", "--context", cluster.context, "-n", cluster.namespace, *words]
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-
-
-def running(cluster: Cluster, kind: str) -> list[str]:
-    """Return the names of the pods of a kind that take requests."""
-    return [
-        pod["metadata"]["name"]
-        for pod in cluster.list("Pod", labels(kind))
-        if "deletionTimestamp" not in pod["metadata"]
-        and any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or ())
-    ]
 
 
 # ---- the contract ----------------------------------------------------------------------------------------------------

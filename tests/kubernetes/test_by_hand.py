@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from mlflow_domino.render import write
 from mlflow_domino.views import EndpointView
 from tests.conftest import eventually
 from tests.deployment import ECHO, Deployment
+from tests.kubernetes.hand import kubectl
 from tests.load import Load
 
 KINDS = ("ConfigMap", "Secret", "Service", "Deployment", "PodDisruptionBudget")
@@ -26,11 +26,6 @@ KINDS = ("ConfigMap", "Secret", "Service", "Deployment", "PodDisruptionBudget")
 def context() -> str:
     """One cluster is enough: what differs between two is where they are."""
     return "local"
-
-
-def kubectl(namespace: Cluster, *words: str) -> str:
-    argv = ["kubectl", "--context", namespace.context, "-n", namespace.namespace, *words]
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
 def found(namespace: Cluster, view: EndpointView) -> dict[str, Any]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mlflow_domino.cluster import Cluster
 from mlflow_domino.errors import StartFailed
-from mlflow_domino.labels import labels
+from mlflow_domino.labels import TOKENS, labels
 from mlflow_domino.models import Status
 from tests.conftest import eventually
 from tests.contract import BROKEN
 from tests.deployment import Deployment
+from tests.kubernetes.hand import kubectl, running
 from tests.load import Load
 
 SOMETIMES_SLOW = """
@@ -31,23 +33,11 @@ def context() -> str:
     return "local"
 
 
-def names_of(cluster: Cluster, kind: str) -> set[str]:
-    """Return the pods of a kind that answer, by name."""
-    found = cluster.list("Pod", labels(kind))
-    return {
-        pod["metadata"]["name"]
-        for pod in found
-        if "deletionTimestamp" not in pod["metadata"]
-        and any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
-    }
-
-
 def replace_one(cluster: Cluster, kind: str, replicas: int) -> None:
     """Have a pod end as `kubectl delete pod` and a drained node do, and wait for its successor."""
-    before = names_of(cluster, kind)
-    gone = sorted(before)[0]
+    gone = running(cluster, kind)[0]
     cluster.delete("Pod", gone)
-    eventually(lambda: len(names_of(cluster, kind) - {gone}) >= replicas, within=120)
+    eventually(lambda: len({*running(cluster, kind)} - {gone}) >= replicas, within=120)
 
 
 def test_no_request_fails_whatever_is_replaced(deployment: Deployment, namespace: Cluster, tmp_path: Path) -> None:
@@ -80,3 +70,23 @@ def test_a_token_is_valid_and_refused_from_the_moment_that_the_command_returns(
         deployment.controller.revoke_token("closed", "second")
         answers = [deployment.call(view, {"data": {}}, auth=(text, text)).status_code for _ in range(20)]
         assert answers == [401] * 20
+
+
+def test_a_token_waits_for_no_pod_that_leaves_and_for_the_one_in_its_place(
+    deployment: Deployment, namespace: Cluster, tmp_path: Path
+) -> None:
+    project = deployment.project(tmp_path / "1", "def predict():\n    return 1\n")
+    view = deployment.create("left", project, replicas=2)
+    stuck = running(namespace, "model")[0]
+    kubectl(namespace, "exec", stuck, "--", "sh", "-c", "kill -STOP -1")  # its worker takes no change of tokens
+    with ThreadPoolExecutor(1) as pool:
+        making = pool.submit(deployment.controller.create_token, "left", "second")
+        eventually(lambda: TOKENS in (namespace.get("Pod", stuck) or {})["metadata"].get("annotations", {}))
+        assert not making.done()
+        namespace.delete("Pod", stuck)
+        _token, text = making.result(timeout=60)
+    assert stuck in {pod["metadata"]["name"] for pod in namespace.list("Pod", labels("model"))}
+    namespace.delete("Pod", stuck, grace_s=0)
+    eventually(lambda: len(running(namespace, "model")) == 2, within=60)
+    answers = [deployment.call(view, {"data": {}}, auth=(text, text)).status_code for _ in range(20)]
+    assert answers == [200] * 20
