@@ -52,6 +52,7 @@ class Tokens:
         self._acknowledgement = acknowledgement
         self._lock = threading.Lock()
         self._stamp: _Stamp | None = (-1, -1, -1)
+        self._unreadable: _Stamp | None = None
         self._digests: tuple[bytes, ...] = tuple(digest.encode() for digest in self._fixed)
         self._gateways = self._digests
         self.refresh()
@@ -115,7 +116,13 @@ class Tokens:
             ]
         except FileNotFoundError:
             content, listed = b"", []
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            # A kubelet gives a new file to its group a moment after it has put it there: looked at again next time.
+            if stamp != self._unreadable:
+                log(f"tokens.json cannot be read yet, the tokens stay as they were: {error}")
+            self._unreadable = stamp
+            return
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             log(f"tokens.json cannot be read, the tokens stay as they were: {error}")
             self._stamp = stamp
             return

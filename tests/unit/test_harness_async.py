@@ -388,6 +388,27 @@ def test_a_damaged_file_of_tokens_leaves_them_as_they_were(tmp_path: Path, conte
     assert tokens.is_gateway("Bearer g")
 
 
+def test_a_file_of_tokens_that_cannot_be_opened_for_a_moment_counts_once_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a kubelet puts it there: it is its group's a moment after it is root's."""
+    refused: list[str] = []
+
+    def opened(path: str, mode: str) -> Any:
+        if len(refused) < 3:
+            refused.append(path)
+            raise PermissionError(13, "Permission denied")
+        return open(path, mode)
+
+    tokens = Tokens(str(tokens_file(tmp_path, gateway="g")))
+    tokens_file(tmp_path, gateway="h")
+    with monkeypatch.context() as patched:
+        patched.setattr("harness.tokens.open", opened, raising=False)
+        assert [tokens.is_gateway("Bearer h") for _ in range(4)] == [False, False, False, True]
+    assert not tokens.is_gateway("Bearer g")
+    assert capsys.readouterr().err.count("cannot be read yet") == 1
+
+
 @pytest.mark.parametrize(("authorization", "limit"), [("gateway", 100), ("caller", 60)])
 def test_only_who_may_take_longer_does(authorization: str, limit: int) -> None:
     tracker = Tracker(60, longest_s=100, may_take_longer=lambda told: told == "gateway")
