@@ -83,12 +83,9 @@ class Component:
     def progress(self) -> dict[str, dict[str, Any]]:
         """Return how far predictions are, by what their senders call them; nothing of those whose model does not say."""
         with self._lock:
-            mine = dict(self._mine)
-        return {
-            mine[note.request_id]: {"fraction": note.fraction, "text": note.text}
-            for note in self._slots.notes()
-            if note.request_id in mine
-        }
+            newest = {name: request_id for request_id, name in self._mine.items()}  # of several runs the last one
+        notes = {note.request_id: {"fraction": note.fraction, "text": note.text} for note in self._slots.notes()}
+        return {name: notes[request_id] for name, request_id in newest.items() if request_id in notes}
 
     def predict_raw(self, message: Any) -> dict[str, Any]:
         """Return the answer to a Seldon message, as JSON gave it; whatever goes wrong is a status document."""

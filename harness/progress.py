@@ -40,16 +40,15 @@ class Progress(logging.Handler):
         self._redaction = redaction
 
     def emit(self, record: logging.LogRecord) -> None:
-        ticket = self._ticket(record.thread)
-        if ticket is None or ticket.slot is None:
-            return
         try:
-            text = " ".join(self._redaction(record.getMessage()).split())
-        except Exception:  # the model's arguments do not fit its own text
+            ticket = self._ticket(record.thread)
+            slot = None if ticket is None else ticket.slot
+            if ticket is not None and slot is not None:
+                text = " ".join(self._redaction(record.getMessage()).split())
+                note = Note(ticket.request_id, _fraction(getattr(record, "fraction", None)), text)
+                self._slots.note(self._worker, slot, note)
+        except Exception:  # what the model says of its progress never fails its prediction
             self.handleError(record)
-            return
-        note = Note(ticket.request_id, _fraction(getattr(record, "fraction", None)), text)
-        self._slots.note(self._worker, ticket.slot, note)
 
     def _ticket(self, thread: int | None) -> Ticket | None:
         """Return the request that a thread speaks of: its own, or the only one where the model has made the thread."""
@@ -70,6 +69,8 @@ def _fraction(value: object) -> float | None:
 def follow_progress(slots: Slots, worker: int, tracker: Tracker, redaction: Redaction) -> None:
     """Note from now on what the model says of its progress."""
     logger = logging.getLogger(_LOGGER)
-    logger.addHandler(Progress(slots, worker, tracker, redaction))
-    logger.setLevel(logging.INFO)
     logger.disabled = False  # by a model that configures logging while it is loaded
+    # Into the replica's log it goes where the model's own logging shows such records, as it would elsewhere.
+    logger.propagate = logger.isEnabledFor(logging.INFO)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(Progress(slots, worker, tracker, redaction))

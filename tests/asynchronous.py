@@ -46,7 +46,9 @@ class StandIn:
         self.looks = 0
         self.released = threading.Event()
         self.stoppable = False
+        #: None: there is no such path, as in replicas of early releases.
         self.progress: Any = {}
+        self.progress_asked = 0
         self._stopped: set[str] = set()
         self._lock = threading.Lock()
         self._server = _serve(path, self)
@@ -127,7 +129,8 @@ def _serve(path: Path, stand_in: StandIn) -> _Server:
 
         def do_GET(self) -> None:
             if self.path == "/progress":
-                self._say(200, stand_in.progress)
+                stand_in.progress_asked += 1
+                self._say(404 if stand_in.progress is None else 200, stand_in.progress)
                 return
             stand_in.looks += 1
             self._say(200 if stand_in.ready else 503, {})

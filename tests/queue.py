@@ -125,7 +125,7 @@ class QueueContract:
     def test_an_answer_behind_the_fence_changes_nothing(self, desk: Desk) -> None:
         prediction_id = desk.submit()
         (first,) = desk.take(owner="one")
-        assert desk.turn(lambda turn: turn.abandon(prediction_id, first.fence, {}, KEEP_MS), owner="two") == E
+        assert desk.turn(lambda turn: turn.abandon(first.held, {}, KEEP_MS), owner="two") == E
         (second,) = desk.take(owner="two")
         assert second.fence == first.fence + 1
         assert not desk.finish(first)
@@ -137,7 +137,7 @@ class QueueContract:
         assert found.result == "2"
         assert desk.queue.counts()[E]["fenced"] == 1
 
-    @pytest.mark.parametrize("comes", ["answer", "loss", "word"])
+    @pytest.mark.parametrize("comes", ["answer", "loss", "release", "progress", "end of its dispatcher"])
     def test_what_comes_of_a_lease_that_a_crashed_database_forgot_changes_nothing(self, desk: Desk, comes: str) -> None:
         desk.submit()
         (forgotten,) = desk.take()
@@ -150,9 +150,15 @@ class QueueContract:
             assert not desk.finish(forgotten)
         elif comes == "loss":
             assert desk.lose(forgotten) is None
-        else:
+        elif comes == "release":
             desk.turn(lambda turn: turn.release(forgotten))
-        assert desk.state(lease.id) is State.RUNNING
+        elif comes == "progress":
+            desk.turn(lambda turn: turn.note(forgotten, Progress(1.0, "")))
+        else:
+            assert desk.turn(lambda turn: turn.abandon(forgotten.held, {}, KEEP_MS), owner="two") is None
+        found = desk.queue.get(E, lease.id)
+        assert found is not None
+        assert (found.state, found.progress) == (State.RUNNING, None)
         assert desk.finish(lease)
 
     def test_many_dispatchers_never_lease_more_than_the_replicas_run(self, desk: Desk) -> None:
@@ -211,7 +217,7 @@ class QueueContract:
         prediction_id = desk.submit(webhook=Webhook("https://example.com/hook"), deadline_ms=in_a_day)
         pauses: list[int] = []
         while leases := desk.take():
-            abandoned = desk.turn(lambda turn: turn.abandon(prediction_id, leases[0].fence, {E: KEEP_MS}, 1))
+            abandoned = desk.turn(lambda turn: turn.abandon(leases[0].held, {E: KEEP_MS}, 1))
             assert abandoned == E
             found = desk.queue.get(E, prediction_id)
             assert found is not None
@@ -239,7 +245,7 @@ class QueueContract:
         desk.queue.cancel(E, prediction_id, keep_ms=KEEP_MS)
         assert desk.turn(lambda turn: turn.unwanted()) == [prediction_id]
         assert desk.turn(lambda turn: turn.unwanted(), owner="two") == []
-        desk.turn(lambda turn: turn.abandon(prediction_id, lease.fence, {}, KEEP_MS), owner="two")
+        desk.turn(lambda turn: turn.abandon(lease.held, {}, KEEP_MS), owner="two")
         assert desk.state(prediction_id) is State.CANCELLED
 
     def test_what_was_leased_and_not_sent_goes_back_as_it_was(self, desk: Desk) -> None:
@@ -250,12 +256,17 @@ class QueueContract:
         assert found is not None
         assert (found.state, found.strikes, found.attempts) == (State.QUEUED, 0, ())
 
-    def test_the_time_of_a_run_that_was_lost_is_no_time_in_the_queue(self, desk: Desk) -> None:
+    @pytest.mark.parametrize("lost", ["replica", "dispatcher"])
+    def test_the_time_of_a_run_that_was_lost_is_no_time_in_the_queue(self, desk: Desk, lost: str) -> None:
         prediction_id = desk.submit(deadline_ms=desk.clock.ms + 10)
         desk.clock.ms += 4
         (lease,) = desk.take()
         desk.clock.ms += 5000
-        assert desk.turn(lambda turn: turn.abandon(prediction_id, lease.fence, {}, KEEP_MS), owner="two") == E
+        if lost == "replica":
+            attempt = Attempt(lease.fence, 3, desk.clock.ms - 5000, desk.clock.ms, "an update ended it")
+            desk.turn(lambda turn: turn.lose(lease, attempt, most=3, keep_ms=KEEP_MS, strike=False))
+        else:
+            assert desk.turn(lambda turn: turn.abandon(lease.held, {}, KEEP_MS), owner="two") == E
         assert desk.turn(lambda turn: turn.expire({}, KEEP_MS)) == 0
         desk.clock.ms += 6
         assert desk.turn(lambda turn: turn.expire({}, KEEP_MS)) == 1
@@ -333,8 +344,8 @@ class QueueContract:
         marks = set()
         for step in (0, 1000, -86_400_000, 0):
             desk.clock.ms += step
-            marks.add(desk.turn(lambda turn: turn.others(), owner="two")[lease.id])
-            assert desk.turn(lambda turn: turn.renew(), owner="one") == {lease.id: (1, False)}
+            marks.add(desk.turn(lambda turn: turn.others(), owner="two")[lease.held])
+            assert desk.turn(lambda turn: turn.renew(), owner="one") == {lease.held: False}
         assert len(marks) == 4
         assert desk.turn(lambda turn: turn.others(), owner="one") == {}
 
@@ -368,9 +379,9 @@ class QueueContract:
         prediction_id = desk.submit()
         (lease,) = desk.take()
         assert desk.queue.cancel(E, prediction_id, keep_ms=KEEP_MS) is State.RUNNING
-        assert desk.turn(lambda turn: turn.renew()) == {prediction_id: (1, True)}
+        assert desk.turn(lambda turn: turn.renew()) == {lease.held: True}
         desk.turn(lambda turn: turn.keep_running(lease))
-        assert desk.turn(lambda turn: turn.renew()) == {prediction_id: (1, False)}
+        assert desk.turn(lambda turn: turn.renew()) == {lease.held: False}
         desk.queue.cancel(E, prediction_id, keep_ms=KEEP_MS)
         assert desk.lose(lease) is State.CANCELLED
 

@@ -195,6 +195,8 @@ class DataPlane(abc.ABC):
 
         Parameters
         ----------
+        versions : sequence of Version
+            Whose replicas are waited for.
         say : callable
             Gets a line where that takes a while.
 

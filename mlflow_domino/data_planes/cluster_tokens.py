@@ -12,6 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from mlflow_domino import secret
 from mlflow_domino.cluster import Cluster
@@ -53,7 +54,7 @@ class ClusterTokens:
         content = self._write(endpoint, tokens)
         wanted = hashlib.sha256(content.encode()).hexdigest()
         serving = [version for version in versions if version.target is Target.RUNNING]
-        waiting = self._ready(serving)
+        waiting, _ = self._pods(serving)
         self._nudge(waiting)
         if endpoint.settings.is_async:
             self._tell_gateways(endpoint, content)
@@ -67,14 +68,15 @@ class ClusterTokens:
         while not wait_until(all_taken, _NUDGE_S, every_s=_LOOK_S):
             with contextlib.suppress(Unavailable):  # as in `_reason`
                 # One that leaves is handed nothing any more, and others come in its place.
-                waiting = self._ready(serving)
+                ready, alive = self._pods(serving)
+                waiting = ready | (waiting & alive)
                 self._nudge(waiting - taken)
-            if not said:
+            late = sorted(waiting - taken)
+            if late and not said:
                 said = True
-                say(f"waiting until {', '.join(sorted(waiting - taken))} has the change of tokens …")
-            reasons = {pod: self._reason(pod, wanted) for pod in sorted(waiting - taken)}
-            if time.monotonic() > deadline and any(reasons.values()):
-                told = "; ".join(f"{pod} {reason}" for pod, reason in reasons.items() if reason)
+                say(f"waiting for {', '.join(late)} to take the change of tokens …")
+            if late and time.monotonic() > deadline:
+                told = "; ".join(f"{pod} {self._reason(pod, wanted) or 'has taken it only now'}" for pod in late)
                 raise Unavailable(
                     f"Not every replica of {endpoint.name!r} took the change of tokens within {_ACKNOWLEDGE_S:g} s: {told}. "
                     "Each takes it when its node hands it on; do it again to be told when all have."
@@ -143,10 +145,10 @@ class ClusterTokens:
         except GatewayFailed as error:
             raise Unavailable(f"Not every gateway took the change of tokens: {error.message}") from error
 
-    def _ready(self, versions: Sequence[Version]) -> set[str]:
-        """Return the pods that serve, by name."""
-        found = [pods.ready(self._cluster.list("Pod", labels("model", version=version.id))) for version in versions]
-        return {str(pod["metadata"]["name"]) for each in found for pod in each}
+    def _pods(self, versions: Sequence[Version]) -> tuple[set[str], set[str]]:
+        """Return the names of the pods that answer, and of all that are meant to."""
+        found = [pod for version in versions for pod in self._cluster.list("Pod", labels("model", version=version.id))]
+        return _names(pods.ready(found)), _names(pods.alive(found))
 
     def _reason(self, pod: str, wanted: str) -> str:
         """Say why a pod does not use these tokens; empty where it does, or has ended."""
@@ -172,3 +174,7 @@ class ClusterTokens:
             self._cluster.apply(
                 {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "stringData": dict(content)}
             )
+
+
+def _names(found: Iterable[Mapping[str, Any]]) -> set[str]:
+    return {str(pod["metadata"]["name"]) for pod in found}

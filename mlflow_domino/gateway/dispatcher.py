@@ -27,7 +27,7 @@ from mlflow_domino.gateway.inventory import Inventory, InventoryFile, QueueAcces
 from mlflow_domino.gateway.lane import Lane
 from mlflow_domino.gateway.wake import FINISH, LOOK, acknowledge, hang_bell
 from mlflow_domino.queue.database import Database
-from mlflow_domino.queue.prediction import now_ms
+from mlflow_domino.queue.prediction import Held, now_ms
 from mlflow_domino.queue.turn import LEASE_S, Turn
 
 __all__ = ["Dispatcher", "main"]
@@ -66,8 +66,8 @@ class Dispatcher:
         self._clock = clock
         self._lanes: dict[str, Lane] = {}
         self._leaving: list[Lane] = []
-        self._strays: set[tuple[str, int]] = set()
-        self._seen: dict[tuple[str, int, int], float] = {}
+        self._strays: set[Held] = set()
+        self._seen: dict[tuple[Held, int], float] = {}
         self._alone = False
         self._keep_ms: dict[str, int] = {}
         self._private_webhooks = False
@@ -254,36 +254,35 @@ class Dispatcher:
         while True:
             before = self._held()
             mine = await clerk.do(lambda turn: turn.renew())
-            held = self._held()
-            for prediction_id, fence in before.items():
-                if held.get(prediction_id) == fence and mine.get(prediction_id, (0, False))[0] != fence:
+            now = self._held()
+            for prediction_id, held in before.items():
+                if now.get(prediction_id) == held and held not in mine:
                     for lane in (*self._lanes.values(), *self._leaving):
                         lane.drop(prediction_id)
-            for prediction_id, (_, cancelled) in mine.items():
+            for held, cancelled in mine.items():
                 if cancelled:
-                    self._cancel(prediction_id)
-            strays = {(one, fence) for one, (fence, _) in mine.items() if held.get(one) != fence}
+                    self._cancel(held.id)
+            strays = {held for held in mine if now.get(held.id) != held}
             await self._take_over(clerk, strays & self._strays)
             self._strays = strays
             await self._take_over(clerk, self._abandoned(await clerk.do(lambda turn: turn.others())))
             await asyncio.sleep(_BEAT_S)
 
-    def _abandoned(self, others: dict[str, tuple[int, int]]) -> set[tuple[str, int]]:
+    def _abandoned(self, others: dict[Held, int]) -> set[Held]:
         """Return the leases of others that show no life for as long as a lease lasts, by the clock of this process."""
         now = time.monotonic()
-        marks = {(one, fence, beat) for one, (fence, beat) in others.items()}
-        self._seen = {mark: self._seen.get(mark, now) for mark in marks}
+        self._seen = {mark: self._seen.get(mark, now) for mark in others.items()}
         patience_s = 0.0 if self._alone else LEASE_S
-        return {(one, fence) for (one, fence, _), since in self._seen.items() if now - since >= patience_s}
+        return {held for (held, _), since in self._seen.items() if now - since >= patience_s}
 
-    async def _take_over(self, clerk: Clerk, leases: set[tuple[str, int]]) -> None:
-        for prediction_id, fence in leases:
-            endpoint_id = await clerk.do(functools.partial(self._abandon, prediction_id, fence))
+    async def _take_over(self, clerk: Clerk, leases: set[Held]) -> None:
+        for held in leases:
+            endpoint_id = await clerk.do(functools.partial(self._abandon, held))
             if endpoint_id in self._lanes:
                 self._lanes[endpoint_id].ring()
 
-    def _abandon(self, prediction_id: str, fence: int, turn: Turn) -> str | None:
-        return turn.abandon(prediction_id, fence, self._keep_ms, _KEEP_MS)
+    def _abandon(self, held: Held, turn: Turn) -> str | None:
+        return turn.abandon(held, self._keep_ms, _KEEP_MS)
 
     async def _sweep(self, clerk: Clerk) -> None:
         """Queue again what has paused, fail what has waited too long, remove what was kept for long enough."""
@@ -299,8 +298,8 @@ class Dispatcher:
         turn.expire(self._keep_ms, _KEEP_MS)
         return woken, turn.remove()
 
-    def _held(self) -> dict[str, int]:
-        return {one: fence for lane in (*self._lanes.values(), *self._leaving) for one, fence in lane.held().items()}
+    def _held(self) -> dict[str, Held]:
+        return {one: held for lane in (*self._lanes.values(), *self._leaving) for one, held in lane.held().items()}
 
     def _cancel(self, prediction_id: str) -> None:
         for lane in (*self._lanes.values(), *self._leaving):

@@ -18,7 +18,7 @@ from mlflow_domino.gateway.exchange import Broken, Unreached
 from mlflow_domino.gateway.inventory import AsyncEndpoint
 from mlflow_domino.gateway.seldon import Answered
 from mlflow_domino.gateway.wake import say_ended
-from mlflow_domino.queue.prediction import Attempt, Lease, Outcome, Progress, State
+from mlflow_domino.queue.prediction import Attempt, Held, Lease, Outcome, Progress, State
 from mlflow_domino.queue.turn import Turn
 
 __all__ = ["Lane"]
@@ -93,7 +93,7 @@ class Lane:
         self._replicas: dict[str, _Replica] = {}
         self._ready: collections.deque[Lease] = collections.deque()
         self._running: dict[str, _Run] = {}
-        self._storing: dict[str, int] = {}
+        self._storing: dict[str, Held] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._asking = self._dry = self._rung = False
         self._mean_s = 1.0
@@ -161,11 +161,11 @@ class Lane:
             lease = self._ready.popleft()
             self._store(lease, _release(lease))
 
-    def held(self) -> dict[str, int]:
-        """Return the fences of all its leases."""
+    def held(self) -> dict[str, Held]:
+        """Return all its leases, by their predictions."""
         return {
-            **{lease.id: lease.fence for lease in self._ready},
-            **{run.lease.id: run.lease.fence for run in self._running.values()},
+            **{lease.id: lease.held for lease in self._ready},
+            **{run.lease.id: run.lease.held for run in self._running.values()},
             **self._storing,
         }
 
@@ -308,10 +308,10 @@ class Lane:
         return lambda turn: turn.lose(run.lease, attempt, most=most, keep_ms=keep_ms, strike=strike)
 
     def _store(self, lease: Lease, change: Change) -> None:
-        self._storing[lease.id] = lease.fence
+        self._storing[lease.id] = lease.held
 
         def stored(_result: object, error: Exception | None) -> None:
-            if self._storing.get(lease.id) == lease.fence:
+            if self._storing.get(lease.id) == lease.held:
                 del self._storing[lease.id]
             if error is not None:
                 raise error

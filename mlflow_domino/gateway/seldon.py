@@ -89,7 +89,8 @@ async def ask_progress(address: str, token: str) -> dict[str, Progress]:
 def _progress(told: dict[str, Any]) -> Progress:
     fraction = told.get("fraction")
     known = isinstance(fraction, int | float) and 0 <= fraction <= 1
-    return Progress(float(fraction or 0) if known else None, str(told.get("text", ""))[:_LONGEST_TEXT])
+    text = str(told.get("text", ""))[:_LONGEST_TEXT].encode("utf-8", "replace").decode()
+    return Progress(float(fraction or 0) if known else None, text)
 
 
 async def stop(address: str, token: str, prediction_id: str) -> bool:

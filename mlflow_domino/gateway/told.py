@@ -62,12 +62,17 @@ def detailed(
         "started": _time(begun),
         "finished": _time(found.finished_ms),
         "deadline": _time(found.deadline_ms),
-        "time_in_queue_ms": max(0, (begun or ended) - found.submitted_ms),
+        "time_in_queue_ms": max(0, (begun or ended) - found.submitted_ms - _lost_ms(found)),
         "time_running_ms": max(0, ended - begun) if begun else None,
         "progress": _progress(found) if begun else None,
         "attempts": [_attempt(one) for one in found.attempts],
         "webhook": None if webhook is None else _webhook(webhook),
     }
+
+
+def _lost_ms(found: Prediction) -> int:
+    """Return for how long runs went on that were lost."""
+    return sum(max(0, one.ended_ms - one.begun_ms) for one in found.attempts)
 
 
 def _progress(found: Prediction) -> dict[str, Any] | None:

@@ -8,10 +8,10 @@ import secrets
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
-    "FINISHED", "PRIORITIES", "UNFINISHED", "Attempt", "Delivery", "Lease", "Outcome", "Prediction", "Progress", "State",
+    "FINISHED", "PRIORITIES", "UNFINISHED", "Attempt", "Delivery", "Held", "Lease", "Outcome", "Prediction", "Progress", "State",
     "Submission", "Webhook", "begun_ms", "new_prediction_id", "now_ms",
 ]  # fmt: skip
 
@@ -149,7 +149,7 @@ class Prediction:
     attempts : tuple of Attempt
         Runs that were lost.
     progress : Progress or None
-        The last word of the model that runs or ran it.
+        What was last heard from the model that runs or ran it.
     """
 
     id: str
@@ -174,25 +174,39 @@ class Prediction:
     progress: Progress | None = None
 
 
-@dataclass(frozen=True)
-class Lease:
-    """A prediction that a dispatcher may have run.
+class Held(NamedTuple):
+    """Which lease of a prediction.
 
     Attributes
     ----------
     leased_ms : int
-        When; a database that crashed may have forgotten an earlier lease, and given its fence again.
+        When it was given; a database that crashed may have forgotten an earlier one, and given its fence again.
     """
 
     id: str
-    endpoint_id: str
     fence: int
     leased_ms: int
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A prediction that a dispatcher may have run."""
+
+    held: Held
+    endpoint_id: str
     request: str
     submitted_ms: int
     deadline_ms: int
     strikes: int
     webhook: bool
+
+    @property
+    def id(self) -> str:
+        return self.held.id
+
+    @property
+    def fence(self) -> int:
+        return self.held.fence
 
 
 @dataclass(frozen=True)

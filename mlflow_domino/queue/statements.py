@@ -120,13 +120,15 @@ RENEW = Statement(
     .where(_mine)
     .values(due_ms=sa.case((_columns.due_ms < _value("at_ms"), _value("at_ms")), else_=_columns.due_ms + 1))
 )
-#: id, fence and cancel.
-RENEWED = Statement(sa.select(_columns.id, _columns.fence, _columns.cancel).where(_mine))
+#: id, fence, started_ms and cancel.
+RENEWED = Statement(sa.select(_columns.id, _columns.fence, _columns.started_ms, _columns.cancel).where(_mine))
 #: id.
 UNWANTED = Statement(sa.select(_columns.id).where(_mine, _columns.cancel == 1))
-#: id, fence and due_ms.
+#: id, fence, started_ms and due_ms.
 OTHERS = Statement(
-    sa.select(_columns.id, _columns.fence, _columns.due_ms).where(_running, _columns.owner != _value("of_owner"))
+    sa.select(_columns.id, _columns.fence, _columns.started_ms, _columns.due_ms).where(
+        _running, _columns.owner != _value("of_owner")
+    )
 )
 FINISH = Statement(
     predictions.update()

@@ -6,12 +6,12 @@ import collections
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
 from mlflow_domino.queue.deliveries import claim, delivered, undelivered
-from mlflow_domino.queue.prediction import FINISHED, Attempt, Delivery, Lease, Outcome, Progress, State
+from mlflow_domino.queue.prediction import FINISHED, Attempt, Delivery, Held, Lease, Outcome, Progress, State
 from mlflow_domino.queue.rows import attempts_from, attempts_to, count
 from mlflow_domino.queue.schema import BUCKETS_S, deliveries, keys, predictions
 from mlflow_domino.queue.statements import FINISH, LEASE, NEXT, OTHERS, RENEW, RENEWED, TELL, UNWANTED
@@ -38,18 +38,6 @@ _TOO_LATE = sa.case(
 )
 #: Of a deadline in a row of `NEXT`.
 _DUE = 5
-
-
-class _Held(NamedTuple):
-    """Which lease of a prediction; with the time, since a database that crashed may give a fence twice."""
-
-    id: str
-    fence: int
-    leased_ms: int
-
-
-def _held(lease: Lease) -> _Held:
-    return _Held(lease.id, lease.fence, lease.leased_ms)
 
 
 class Turn:
@@ -124,30 +112,30 @@ class Turn:
     def _leased(self, endpoint_id: str, row: tuple[Any, ...]) -> Lease:
         one, fence, request, submitted_ms, deadline_ms, _, strikes, webhook = row
         return Lease(
-            one, endpoint_id, fence + 1, self._at_ms, request, submitted_ms, deadline_ms, strikes, bool(webhook)
+            Held(one, fence + 1, self._at_ms), endpoint_id, request, submitted_ms, deadline_ms, strikes, bool(webhook)
         )
 
-    def renew(self) -> dict[str, tuple[int, bool]]:
-        """Show that this dispatcher lives, and return its leases: fence, and whether a caller wants it stopped."""
+    def renew(self) -> dict[Held, bool]:
+        """Show that this dispatcher lives, and return its leases: whether a caller wants each stopped."""
         RENEW(self._connection, {"of_owner": self._owner, "at_ms": self._at_ms})
         rows = RENEWED(self._connection, {"of_owner": self._owner})
-        return {one: (fence, bool(cancel)) for one, fence, cancel in rows.fetchall()}
+        return {Held(one, fence, leased_ms): bool(cancel) for one, fence, leased_ms, cancel in rows.fetchall()}
 
     def unwanted(self) -> list[str]:
         """Return what runs by this dispatcher's leases and is to be stopped."""
         return [one for (one,) in UNWANTED(self._connection, {"of_owner": self._owner}).fetchall()]
 
-    def others(self) -> dict[str, tuple[int, int]]:
-        """Return what others have leased: fence, and the number that changes while they live."""
+    def others(self) -> dict[Held, int]:
+        """Return what others have leased: of each the number that changes while they live."""
         rows = OTHERS(self._connection, {"of_owner": self._owner})
-        return {one: (fence, beat) for one, fence, beat in rows.fetchall()}
+        return {Held(one, fence, leased_ms): beat for one, fence, leased_ms, beat in rows.fetchall()}
 
     # ---- answers -------------------------------------------------------------------------------------------------
 
     def finish(self, lease: Lease, outcome: Outcome, *, keep_ms: int, ran_ms: int | None = None) -> bool:
         """Store how a prediction ended; false where the lease is no longer valid, and nothing changed."""
         values = {
-            "of_id": lease.id, "of_fence": lease.fence, "of_leased_ms": lease.leased_ms, "of_owner": self._owner,
+            "of_id": lease.id, "of_fence": lease.fence, "of_leased_ms": lease.held.leased_ms, "of_owner": self._owner,
             "at_ms": self._at_ms, "to_state": int(outcome.state), "to_result": outcome.result, "to_due_ms": self._at_ms + keep_ms,
             "to_errors": json.dumps(outcome.errors, ensure_ascii=False) if outcome.errors else None,
         }  # fmt: skip
@@ -168,11 +156,11 @@ class Turn:
 
     def release(self, lease: Lease) -> None:
         """Give back what was leased and not sent to any replica."""
-        self._change(_held(lease), {"state": int(State.QUEUED), "owner": None, "due_ms": lease.deadline_ms})
+        self._change(lease.held, {"state": int(State.QUEUED), "owner": None, "due_ms": lease.deadline_ms})
 
     def note(self, lease: Lease, progress: Progress) -> None:
         """Write down how far the model is."""
-        self._change(_held(lease), {"progress": json.dumps(dataclasses.asdict(progress))})
+        self._change(lease.held, {"progress": json.dumps(dataclasses.asdict(progress))})
 
     def lose(self, lease: Lease, attempt: Attempt, *, most: int, keep_ms: int, strike: bool = True) -> State | None:
         """Queue a prediction again whose run came to nothing, or fail it where that was the last attempt.
@@ -191,23 +179,23 @@ class Turn:
         pause_ms = _pause_ms(strikes) if strike else 0
         over = strikes >= most or losses >= _MOST_LOSSES
         return self._again(
-            _held(lease), row, attempt, (strikes, losses), pause_ms=None if over else pause_ms, keep_ms=keep_ms
+            lease.held, row, attempt, (strikes, losses), pause_ms=None if over else pause_ms, keep_ms=keep_ms
         )
 
     def keep_running(self, lease: Lease) -> None:
         """Note that a prediction whose caller wanted it stopped could not be."""
-        self._change(_held(lease), {"cancel": 0})
+        self._change(lease.held, {"cancel": 0})
 
-    def abandon(self, prediction_id: str, fence: int, keep_ms: Mapping[str, int], default_keep_ms: int) -> str | None:
+    def abandon(self, held: Held, keep_ms: Mapping[str, int], default_keep_ms: int) -> str | None:
         """Queue again what a dispatcher had leased that is gone, at first at once; return the endpoint's id."""
-        row = self._lost(prediction_id)
+        row = self._lost(held.id)
         if row is None:
             return None
-        attempt = Attempt(fence, row.version, row.started_ms, self._at_ms, "its dispatcher was lost")
+        attempt = Attempt(held.fence, row.version, held.leased_ms, self._at_ms, "its dispatcher was lost")
         losses = row.losses + 1
         pause_ms = _pause_ms(losses - _FORGIVEN) if losses > _FORGIVEN else 0
         state = self._again(
-            _Held(prediction_id, fence, row.started_ms), row, attempt, (row.strikes, losses), pause_ms=None if losses >= _MOST_LOSSES else pause_ms,
+            held, row, attempt, (row.strikes, losses), pause_ms=None if losses >= _MOST_LOSSES else pause_ms,
             keep_ms=keep_ms.get(row.endpoint_id, default_keep_ms),
         )  # fmt: skip
         return None if state is None else str(row.endpoint_id)
@@ -216,7 +204,6 @@ class Turn:
         names = (
             "endpoint_id",
             "version",
-            "started_ms",
             "deadline_ms",
             "strikes",
             "losses",
@@ -228,7 +215,7 @@ class Turn:
         return self._connection.execute(query).one_or_none()
 
     def _again(
-        self, held: _Held, row: sa.Row[Any], attempt: Attempt, lost: tuple[int, int], *, pause_ms: int | None, keep_ms: int
+        self, held: Held, row: sa.Row[Any], attempt: Attempt, lost: tuple[int, int], *, pause_ms: int | None, keep_ms: int
     ) -> State | None:  # fmt: skip
         """Queue again what was lost so often, after a pause; fail it where that is None, and cancel it where that was asked."""
         attempt = dataclasses.replace(attempt, reason=attempt.reason[:_REASON])
@@ -255,7 +242,7 @@ class Turn:
             self._tell([held.id])
         return state
 
-    def _change(self, held: _Held, values: Mapping[str, object]) -> bool:
+    def _change(self, held: Held, values: Mapping[str, object]) -> bool:
         """Change a running prediction; false where the lease is no longer valid."""
         same = (_columns.id == held.id) & (_columns.fence == held.fence) & (_columns.started_ms == held.leased_ms)
         running = _columns.state == int(State.RUNNING)

@@ -284,10 +284,14 @@ def test_how_far_a_prediction_is_can_be_seen_while_it_runs(served: Gateway, said
     assert served.ended(slow)["progress"] == told
 
 
-def test_a_replica_that_knows_of_no_progress_answers_all_the_same(served: Gateway) -> None:
+@pytest.mark.parametrize("said", [None, ["what is this?"]])
+def test_a_replica_that_knows_of_no_progress_answers_all_the_same(served: Gateway, said: object) -> None:
     (replica,) = served.stand_ins
-    replica.progress = ["what is this?"]
-    found = served.ended(served.submit(do="sleep", s=2.5))
+    replica.progress = said
+    prediction_id = served.submit(do="wait")
+    eventually(lambda: replica.progress_asked >= 2)
+    replica.released.set()
+    found = served.ended(prediction_id)
     assert (found["status"], found["progress"]) == ("succeeded", None)
 
 

@@ -26,7 +26,7 @@ from harness.errors import Lost, NotReady, Overdue, Overloaded, Unauthorized
 from harness.launch import _check_microservice
 from harness.log import Redaction
 from harness.opening import ending_the_start, open_microservice, open_when_all_are_ready
-from harness.progress import Progress
+from harness.progress import Progress, follow_progress
 from harness.readiness import Readiness
 from harness.relay import Relay
 from harness.seldon import _environment
@@ -353,7 +353,27 @@ def test_progress_tells_no_variable_and_never_fails_the_model(
     handler._tracker.begin({})
     assert say(handler, "with geheim\nand more") == [(None, "with <PASSWORD> and more")]
     assert say(handler, "%d rows", "no number") == [(None, "with <PASSWORD> and more")]
-    assert "Logging error" in capsys.readouterr().err
+    assert say(handler, fraction=NoNumber()) == [(None, "with <PASSWORD> and more")]
+    assert capsys.readouterr().err.count("Logging error") == 2
+
+
+class NoNumber:
+    """As a tensor of several numbers is."""
+
+    def __float__(self) -> float:
+        raise RuntimeError("which of them?")
+
+
+@pytest.mark.parametrize(("level", "shown"), [(logging.WARNING, False), (logging.INFO, True)])
+def test_progress_is_logged_where_the_model_shows_such_records(
+    slots: Slots, monkeypatch: pytest.MonkeyPatch, level: int, shown: bool
+) -> None:
+    monkeypatch.setattr(logging.root, "level", level)
+    monkeypatch.setattr(logging.Logger, "manager", logging.Manager(logging.root))  # type: ignore[arg-type]
+    logging.getLogger("domino.progress").disabled = True
+    follow_progress(slots, 1, Tracker(60, slots=slots), Redaction({}))
+    logger = logging.getLogger("domino.progress")
+    assert (logger.isEnabledFor(logging.INFO), logger.propagate) == (True, shown)
 
 
 # ---- who may ---------------------------------------------------------------------------------------------------------
