@@ -144,10 +144,10 @@ def test_a_first_create_whose_registry_refuses_the_gateway_leaves_nothing(
 
 
 def test_a_wrong_context_and_a_namespace_that_is_not_there_are_named(
-    homes: Callable[..., Home], tmp_path: Path
+    homes: Callable[..., Home], namespace: Cluster, tmp_path: Path
 ) -> None:
     refused(homes(context="nowhere"), DominoError, "No context 'nowhere'.*local.*Set `context`", tmp_path / "1")
-    absent = homes(context="local", namespace="test-absent")
+    absent = homes(context=namespace.context, namespace="test-absent")
     refused(absent, NotFound, "kubectl create namespace test-absent", tmp_path / "2")
     assert found_by_check(absent, "Namespace").way_out == "kubectl create namespace test-absent"
 
